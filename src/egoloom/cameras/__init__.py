@@ -1,0 +1,1 @@
+"""Camera models, poses, rigs, trajectories, and the algebra of crop, resize and rotation."""

@@ -1,0 +1,82 @@
+"""Entry point: finds the verb, loads only its file, and turns a user's mistake into a short message."""
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+from egoloom.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: the module below ``egoloom.cli`` that holds its ``main`` and a line for the overview."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("demo", "run the whole loop once and write a report"),
+    "kitchen": Verb("kitchen", "make the built-in ego and exo data set"),
+    "ingest": Verb("ingest", "turn recordings or a public data set into a clip store"),
+    "modalities": Verb("modalities", "compute flow or spectrograms for a store that lacks them"),
+    "doctor": Verb("doctor", "check the installation, or a store"),
+    "view": Verb("view", "write a side-by-side video of one clip with all its modalities"),
+    "train": Verb("train", "train one recogniser on labels"),
+    "distill": Verb("distill", "teach an RGB-only student with multimodal teachers"),
+    "evaluate": Verb("evaluate", "measure accuracy and calibration"),
+    "predict": Verb("predict", "name the action in a video"),
+    "ego-prior": Verb("ego_prior", "render what the wearer would see from an exo video, depth and cameras"),
+    "exo2ego": Verb("exo2ego", "train the generator, or generate ego video from exo video"),
+    "augment": Verb("augment", "generate, mark and store ego clips for the exo clips of a store"),
+    "export": Verb("export", "write a trained student as a checked ONNX artefact"),
+    "report": Verb("report", "write the HTML report of a run again"),
+}
+
+
+def overview() -> str:
+    """The help page of ``egoloom`` without a verb."""
+    width = max(map(len, VERBS))
+    lines = ["usage: egoloom VERB [options]", "", "verbs:"]
+    lines += [f"  {name.ljust(width)}  {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "egoloom VERB --help shows the options of one verb."]
+    return "\n".join(lines)
+
+
+def run_verb(arguments: list[str]) -> None:
+    """Runs one verb; raises what it raises."""
+    name, *rest = arguments
+    if name not in VERBS:
+        raise UserError(f"Unknown verb: {name!r}", allowed=", ".join(VERBS), fix="egoloom --help")
+    module = importlib.import_module(f"egoloom.cli.{VERBS[name].module}")
+    module.main(rest)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script ``egoloom``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(overview())
+        sys.exit(0)
+    if arguments[0] in {"-V", "--version"}:
+        from egoloom import __version__
+
+        print(f"egoloom {__version__}")
+        sys.exit(0)
+    try:
+        run_verb(arguments)
+    except UserError as error:
+        print(f"egoloom: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("egoloom: interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Export with a parity gate, quantisation, streaming runtime and device benchmark."""

@@ -1,0 +1,1 @@
+"""Losses, teacher ensembles and the soft-label cache that teach an RGB-only student."""

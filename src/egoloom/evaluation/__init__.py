@@ -1,0 +1,1 @@
+"""Multi-view protocol, metrics, calibration, data-set protocols, video quality, significance."""

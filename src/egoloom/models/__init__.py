@@ -1,0 +1,1 @@
+"""Recognisers for every modality, their verb, noun and action heads, and the registry."""
