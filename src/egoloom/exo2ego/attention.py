@@ -1,0 +1,330 @@
+"""Geometry-guided self-attention as a processor on the stock ``WanTransformer3DModel``.
+
+Tokens are put into the order [exo | ego] once per forward pass, so that the rows which carry a bias are one slice.
+The geometry travels with the rotary embedding (a third element of that tuple): no module holds state that gradient
+checkpointing could find changed when it recomputes a block.
+
+Modes, all of one result except ``vmf``:
+    ``blocks``  bias of one query frame at a time, on the fly; least memory (inference).
+    ``cached``  bias of all ego rows, once per clip; least work per layer (training).
+    ``dense``   bias for every query row and key; the oracle of the tests.
+    ``flex``    FlexAttention with a ``score_mod``; the path for GPUs.
+    ``vmf``     linear bias ``kappa * cos`` (von Mises-Fisher weights) as 3F extra query and key features.
+
+Legend: B batch, H heads, N tokens, D head width, F frames, P ego tokens per frame, K exo tokens.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from egoloom.errors import UserError
+from egoloom.exo2ego.bias import NEUTRAL_BIAS, DirectionTables, ego_row_bias, geometry_bias, write_geometry_bias
+from egoloom.exo2ego.layout import CanvasLayout
+
+GuidanceMode = Literal["blocks", "cached", "dense", "flex", "vmf"]
+# Query rows of one masked call in mode `blocks`; a frame of the full-size model has 784.
+MAX_BLOCK_ROWS = 784
+
+
+@dataclass
+class ActiveGuidance:
+    """The geometry of the clips in one forward pass, shared by all blocks.
+
+    Args:
+        layout: The canvas.
+        tables: Pooled rays and directions, one per batch element or one for all.
+        scale: The factor lambda of the bias.
+        mode: How the bias is applied.
+        kappa_LH: Concentration per layer and head, only for ``vmf``.
+    """
+
+    layout: CanvasLayout
+    tables: DirectionTables
+    scale: float = 1.0
+    mode: GuidanceMode = "blocks"
+    kappa_LH: torch.Tensor | None = None
+    _cache: dict[object, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames, rays, keys = self.layout.token_frames, self.layout.ego_tokens_per_frame, self.layout.num_exo_tokens
+        got = (*self.tables.rays_BFPC.shape[1:3], self.tables.directions_BFKC.shape[2])
+        if got != (frames, rays, keys):
+            raise ValueError(
+                f"Direction tables cover (frames, ego tokens a frame, exo tokens) = {got}, "
+                f"the canvas has {(frames, rays, keys)}"
+            )
+        self.clamp = self.tables.needs_clamp
+
+    def ego_rows(self, dtype: torch.dtype) -> torch.Tensor:
+        """Returns the bias of all ego rows ``[B, 1, Q, N]``, computed once for all layers and steps."""
+        key = ("rows", dtype)
+        if key not in self._cache:
+            self._cache[key] = ego_row_bias(self.tables, self.layout.num_ego_tokens, self.scale, dtype)
+        return self._cache[key]
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, guidance: ActiveGuidance, layer: int = 0):
+    """Returns geometry-guided attention over tokens in the order [exo | ego].
+
+    Args:
+        query: ``[B, H, N, D]`` after normalisation and rotation, as are ``key`` and ``value``.
+        key: See ``query``.
+        value: See ``query``.
+        guidance: Geometry, mode and factor.
+        layer: Index of the block, which selects its kappa in mode ``vmf``.
+    """
+    return _KERNELS[guidance.mode](query, key, value, guidance, layer)
+
+
+def _attend_blocks(query, key, value, guidance: ActiveGuidance, layer: int):
+    num_exo, per_frame = guidance.layout.num_exo_tokens, guidance.layout.ego_tokens_per_frame
+    num_tokens, tables = query.shape[2], guidance.tables
+    parts = [scaled_dot_product_attention(query[:, :, :num_exo], key, value)]
+    mask = None
+    rows_at_once = min(per_frame, MAX_BLOCK_ROWS)
+    for frame in range(tables.num_frames):
+        for start in range(0, per_frame, rows_at_once):
+            rows = min(rows_at_once, per_frame - start)
+            rays = tables.rays_BFPC[:, frame, start : start + rows]
+            # While autograd records, every call keeps its own mask; otherwise one buffer serves all of them.
+            if mask is None or torch.is_grad_enabled() or mask.shape[2] != rows:
+                mask = query.new_full((rays.shape[0], 1, rows, num_tokens), NEUTRAL_BIAS)
+            write_geometry_bias(
+                mask[:, 0], rays, tables.directions_BFKC[:, frame], guidance.scale, clamp=guidance.clamp
+            )
+            first = num_exo + frame * per_frame + start
+            parts.append(scaled_dot_product_attention(query[:, :, first : first + rows], key, value, attn_mask=mask))
+    return torch.cat(parts, dim=2)
+
+
+def _attend_cached(query, key, value, guidance: ActiveGuidance, layer: int):
+    num_exo = guidance.layout.num_exo_tokens
+    exo = scaled_dot_product_attention(query[:, :, :num_exo], key, value)
+    mask = guidance.ego_rows(query.dtype)
+    return torch.cat([exo, scaled_dot_product_attention(query[:, :, num_exo:], key, value, attn_mask=mask)], dim=2)
+
+
+def _attend_dense(query, key, value, guidance: ActiveGuidance, layer: int):
+    batch, frames, rays, _ = guidance.tables.rays_BFPC.shape
+    num_exo, num_tokens = guidance.layout.num_exo_tokens, query.shape[2]
+    bias = geometry_bias(
+        guidance.tables.rays_BFPC.flatten(0, 1),
+        guidance.tables.directions_BFKC.flatten(0, 1),
+        guidance.scale,
+        clamp=guidance.clamp,
+    )
+    mask = bias.new_zeros(batch, 1, num_tokens, num_tokens)
+    mask[:, :, num_exo:] = NEUTRAL_BIAS
+    mask[:, 0, num_exo:, :num_exo] = bias.view(batch, frames * rays, num_exo)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype))
+
+
+def _attend_flex(query, key, value, guidance: ActiveGuidance, layer: int):
+    num_exo, per_frame = guidance.layout.num_exo_tokens, guidance.layout.ego_tokens_per_frame
+    rays, directions = guidance.tables.rays_BFPC.flatten(1, 2), guidance.tables.directions_BFKC
+    last_table, scale = rays.shape[0] - 1, guidance.scale
+
+    def score_mod(score, batch, head, row, column):
+        ego_row = torch.clamp(row - num_exo, min=0)
+        exo_column = torch.clamp(column, max=num_exo - 1)
+        frame, table = ego_row // per_frame, torch.clamp(batch, max=last_table)
+        cosine = sum(
+            rays[table, ego_row, axis] * directions[table, frame, exo_column, axis] for axis in range(3)
+        ).clamp(-1.0, 1.0)
+        scaled = torch.where(cosine > 0, cosine * scale, cosine) if scale > 1 else cosine * scale
+        bias = torch.where(column < num_exo, torch.log(scaled + (1 + 1e-6)), NEUTRAL_BIAS)
+        return score + torch.where(row >= num_exo, bias, 0.0).to(score.dtype)
+
+    return _flex_attention(query.device)(query, key, value, score_mod=score_mod)
+
+
+def _flex_attention(device: torch.device) -> Callable[..., torch.Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if device.type == "cuda":
+        return torch.compile(flex_attention)
+    return flex_attention
+
+
+def _attend_vmf(query, key, value, guidance: ActiveGuidance, layer: int):
+    if guidance.kappa_LH is None:
+        raise ValueError("Mode 'vmf' needs a concentration kappa; build GeometryGuidance(mode='vmf')")
+    num_exo, width = guidance.layout.num_exo_tokens, query.shape[-1]
+    rays, directions = guidance.tables.rays_BFPC, guidance.tables.directions_BFKC
+    batch, frames, per_frame, _ = rays.shape
+    heads = query.shape[1]
+    kappa_H = guidance.kappa_LH[layer % guidance.kappa_LH.shape[0]].expand(heads)
+    one_hot = torch.eye(frames, dtype=rays.dtype, device=rays.device)
+    features = torch.einsum("bfpc,fg->bfpgc", rays, one_hot).reshape(batch, 1, frames * per_frame, 3 * frames)
+    # SDPA divides scores by sqrt(D); the extra features must not be divided.
+    features = features * (kappa_H.to(rays.dtype).view(1, heads, 1, 1) * math.sqrt(width))
+    key_features = directions.permute(0, 2, 1, 3).reshape(batch, 1, num_exo, 3 * frames)
+    key_features = nn.functional.pad(key_features, (0, 0, 0, key.shape[2] - num_exo))
+    full = (query.shape[0], heads)
+    ego_query = torch.cat(
+        [query[:, :, num_exo:], features.expand(*full, -1, -1).to(query.dtype)], dim=-1
+    )
+    wide_key = torch.cat([key, key_features.expand(*full, -1, -1).to(key.dtype)], dim=-1)
+    wide_value = nn.functional.pad(value, (0, 3 * frames))
+    exo = scaled_dot_product_attention(query[:, :, :num_exo], key, value)
+    ego = scaled_dot_product_attention(ego_query, wide_key, wide_value, scale=1.0 / math.sqrt(width))
+    return torch.cat([exo, ego[..., :width]], dim=2)
+
+
+_KERNELS = {
+    "blocks": _attend_blocks,
+    "cached": _attend_cached,
+    "dense": _attend_dense,
+    "flex": _attend_flex,
+    "vmf": _attend_vmf,
+}
+
+
+class GeometryGuidedAttnProcessor(WanAttnProcessor):
+    """Self-attention processor that applies the geometry found in the rotary embedding's tuple.
+
+    Without geometry it is the stock processor, bit for bit.
+
+    Args:
+        layer: Index of the transformer block.
+    """
+
+    def __init__(self, layer: int = 0) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None
+    ) -> torch.Tensor:
+        """Returns ``[B, N, C]``; tokens are in the order [exo | ego] whenever geometry is present."""
+        if rotary_emb is None or len(rotary_emb) == 2:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+        cos, sin, guidance = rotary_emb
+        if getattr(attn, "fused_projections", False):
+            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        query = _rotate(attn.norm_q(query).unflatten(2, (attn.heads, -1)), cos, sin).transpose(1, 2)
+        key = _rotate(attn.norm_k(key).unflatten(2, (attn.heads, -1)), cos, sin).transpose(1, 2)
+        value = value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        mixed = attend(query, key, value, guidance, self.layer)
+        mixed = mixed.transpose(1, 2).flatten(2, 3).type_as(query)
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+def _rotate(x_BNHD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding in pairs of neighbouring channels, as Wan does it."""
+    even, odd = x_BNHD.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., 0::2], sin[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_BNHD)
+
+
+class GeometryGuidance(ModelMixin, ConfigMixin):
+    """Installs geometry-guided attention on a transformer and says which geometry the next passes use.
+
+    A component of :class:`egoloom.exo2ego.pipeline.EgoXPipeline`; holds weights only in mode ``vmf``.
+
+    Args:
+        mode: One of ``blocks``, ``cached``, ``dense``, ``flex``, ``vmf``.
+        scale_training: The factor lambda in training (reference: 1).
+        scale_inference: The factor lambda in generation (reference: 3; ours are equal unless stated).
+        num_layers: Blocks with a kappa of their own (``vmf``).
+        num_heads: Heads with a kappa of their own (``vmf``).
+        initial_kappa: Start value of kappa.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        mode: str = "blocks",
+        scale_training: float = 1.0,
+        scale_inference: float = 1.0,
+        num_layers: int = 1,
+        num_heads: int = 1,
+        initial_kappa: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_mode(mode)
+        self.kappa = nn.Parameter(torch.full((num_layers, num_heads), float(initial_kappa)))
+        self._active: ActiveGuidance | None = None
+        self._order: torch.Tensor | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def install(self, transformer: WanTransformer3DModel) -> "GeometryGuidance":
+        """Sets the processors and the three hooks that reorder tokens; returns itself."""
+        self.remove()
+        for layer, block in enumerate(transformer.blocks):
+            block.attn1.set_processor(GeometryGuidedAttnProcessor(layer))  # type: ignore[union-attr]
+        self._handles = [
+            transformer.register_forward_pre_hook(self._order_timesteps, with_kwargs=True),
+            transformer.patch_embedding.register_forward_hook(self._exo_first),
+            transformer.rope.register_forward_hook(self._attach_geometry),
+            transformer.proj_out.register_forward_hook(self._restore_order),
+        ]
+        return self
+
+    def remove(self) -> None:
+        """Takes the hooks away; the processors then act as the stock ones."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @contextlib.contextmanager
+    def active(self, guidance: ActiveGuidance | None) -> Iterator[None]:
+        """Uses this geometry for every forward pass inside the block; ``None`` means stock attention."""
+        previous = self._active, self._order
+        self._active = guidance
+        self._order = None if guidance is None else guidance.layout.exo_first_order()
+        if guidance is not None and guidance.mode == "vmf":
+            guidance.kappa_LH = self.kappa
+        try:
+            yield
+        finally:
+            self._active, self._order = previous
+
+    def _exo_first(self, module, inputs, embedded_BCFHW):
+        if self._order is None:
+            return None
+        tokens = embedded_BCFHW.flatten(2)
+        if tokens.shape[2] != len(self._order):
+            raise ValueError(f"The canvas gives {tokens.shape[2]} tokens, the geometry is for {len(self._order)}")
+        return tokens.index_select(2, self._order.to(tokens.device))[:, :, None, None]
+
+    def _attach_geometry(self, module, inputs, rotary):
+        if self._order is None:
+            return None
+        order = self._order.to(rotary[0].device)
+        return rotary[0].index_select(1, order), rotary[1].index_select(1, order), self._active
+
+    def _restore_order(self, module, inputs, tokens_BNC):
+        if self._order is None:
+            return None
+        inverse = torch.argsort(self._order).to(tokens_BNC.device)
+        return tokens_BNC.index_select(1, inverse)
+
+    def _order_timesteps(self, module, positional, keywords):
+        timestep = keywords.get("timestep")
+        if self._order is not None and timestep is not None and timestep.ndim == 2:
+            keywords = {**keywords, "timestep": timestep[:, self._order.to(timestep.device)]}
+        return positional, keywords
+
+
+def check_mode(mode: str) -> GuidanceMode:
+    """Returns the mode or says which exist.
+
+    Raises:
+        UserError: If the mode is unknown.
+    """
+    if mode not in get_args(GuidanceMode):
+        raise UserError(f"Unknown mode of geometry-guided attention: {mode!r}", allowed=", ".join(get_args(GuidanceMode)))
+    return mode  # type: ignore[return-value]
