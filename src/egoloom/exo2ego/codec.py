@@ -1,0 +1,119 @@
+"""Linear patch latents: a video codec with the interface of ``AutoencoderKLWan`` that is fitted in closed form.
+
+A patch of ``time_stride x spatial_stride x spatial_stride`` pixels becomes ``z_dim`` numbers by an orthonormal basis;
+with ``z_dim`` equal to the patch's size this is pixels as latents (space-to-depth), below that the principal
+components of the training patches. As in Wan, the first frame stands alone: ``s k + 1`` frames give ``k + 1``.
+
+Legend: B batch, C = 3 colours, T pixel frames, F latent frames, Z latent channels, D patch size, M patches.
+"""
+
+import math
+from types import SimpleNamespace
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from egoloom.errors import UserError
+
+
+class _PointLatents:
+    """A distribution without spread: sample and mode are the same."""
+
+    def __init__(self, latents: torch.Tensor) -> None:
+        self.mean = latents
+
+    def mode(self) -> torch.Tensor:
+        """Returns the latents."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Returns the latents."""
+        return self.mean
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """Codes video patches with one orthonormal basis.
+
+    Args:
+        z_dim: Latent channels.
+        scale_factor_spatial: Side of a patch in pixels.
+        scale_factor_temporal: Frames of a patch.
+        latents_mean: Mean of each latent channel over the training data.
+        latents_std: Standard deviation of each latent channel.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 48,
+        scale_factor_spatial: int = 4,
+        scale_factor_temporal: int = 4,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        patch = 3 * scale_factor_temporal * scale_factor_spatial**2
+        if not 0 < z_dim <= patch:
+            raise UserError(f"A patch of {patch} values cannot have {z_dim} latent channels", allowed=f"1 to {patch}")
+        self.basis_ZD = nn.Parameter(torch.eye(z_dim, patch), requires_grad=False)
+        self.mean_D = nn.Parameter(torch.zeros(patch), requires_grad=False)
+
+    def _patches(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
+        side, stride = self.config["scale_factor_spatial"], self.config["scale_factor_temporal"]
+        batch, colours, frames, height, width = video_BCTHW.shape
+        if height % side or width % side or (frames - 1) % stride:
+            raise UserError(
+                f"A video of {frames} frames of {width}x{height} cannot be cut into patches",
+                allowed=f"sides divisible by {side}, {stride} k + 1 frames",
+            )
+        padded = torch.cat([video_BCTHW[:, :, :1].expand(-1, -1, stride - 1, -1, -1), video_BCTHW], dim=2)
+        cut = padded.reshape(batch, colours, -1, stride, height // side, side, width // side, side)
+        return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True) -> SimpleNamespace | tuple[_PointLatents]:
+        """Returns an object whose ``latent_dist`` gives latents ``[B, Z, F, H, W]`` of a video ``[B, 3, T, h, w]``."""
+        latents = (self._patches(x) - self.mean_D) @ self.basis_ZD.T
+        distribution = _PointLatents(latents.permute(0, 4, 1, 2, 3))
+        return SimpleNamespace(latent_dist=distribution) if return_dict else (distribution,)
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """Returns the video ``[B, 3, T, h, w]`` of latents ``[B, Z, F, H, W]``, clamped to [-1, 1]."""
+        side, stride = self.config["scale_factor_spatial"], self.config["scale_factor_temporal"]
+        patches = z.permute(0, 2, 3, 4, 1) @ self.basis_ZD + self.mean_D
+        cut = patches.unflatten(4, (3, stride, side, side)).permute(0, 4, 1, 5, 2, 6, 3, 7)
+        video = cut.flatten(6, 7).flatten(4, 5).flatten(2, 3)[:, :, stride - 1 :].clamp(-1, 1)
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    @torch.no_grad()
+    def fit(self, videos: list[torch.Tensor], max_patches: int = 60_000, seed: int = 0) -> float:
+        """Fits the basis to videos ``[3, T, h, w]`` in [-1, 1] and returns the share of variance it keeps."""
+        generator = torch.Generator().manual_seed(seed)
+        per_video = max(1, max_patches // len(videos))
+        samples = []
+        for video in videos:
+            patches_MD = self._patches(video[None]).flatten(0, 3)
+            samples.append(patches_MD[torch.randperm(len(patches_MD), generator=generator)[:per_video]].double())
+        patches_MD = torch.cat(samples)
+        mean = patches_MD.mean(0)
+        covariance = (patches_MD - mean).T @ (patches_MD - mean) / len(patches_MD)
+        variance, vectors = torch.linalg.eigh(covariance)
+        basis = vectors.flip(1)[:, : self.config["z_dim"]].T
+        self.mean_D.copy_(mean)
+        self.basis_ZD.copy_(basis)
+        kept = variance.flip(0)[: self.config["z_dim"]].clamp_min(0)
+        self.register_to_config(latents_mean=[0.0] * len(kept), latents_std=_stable_std(kept))
+        return float(kept.sum() / variance.clamp_min(0).sum().clamp_min(1e-12))
+
+
+def _stable_std(variance: torch.Tensor) -> list[float]:
+    """Standard deviations with a floor, so that empty components are not blown up to unit noise."""
+    floor = 0.02 * math.sqrt(float(variance.max()))
+    return [max(math.sqrt(float(value)), floor) for value in variance]
+
+
+def is_causal_length(num_frames: int, time_stride: int) -> bool:
+    """Whether a number of frames is ``s k + 1``, what a causal video autoencoder codes without padding."""
+    return num_frames >= 1 and (num_frames - 1) % time_stride == 0
