@@ -1,0 +1,131 @@
+"""Reads what a clip's modalities hold at given seconds, with a memory of decoded frames for small stores."""
+
+from collections import OrderedDict
+
+import numpy as np
+
+from egoloom.clips.media import VideoReader, read_arrays, read_table
+from egoloom.clips.schema import Modality
+from egoloom.clips.store import ClipStore
+
+BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+IMU_COLUMNS = ("ax", "ay", "az", "gx", "gy", "gz")
+SILENCE_LOG = float(np.log(1e-6))  # the log-mel value of digital silence
+
+
+class TrackReader:
+    """Reads the tracks of one store.
+
+    Args:
+        store: The store.
+        cache_bytes: How much memory decoded videos may take. A video that fits is decoded once and kept, the least
+            recently used ones are dropped; longer videos are decoded at the wanted times only.
+    """
+
+    def __init__(self, store: ClipStore, *, cache_bytes: int = 0) -> None:
+        self.store = store
+        self._cache_bytes = cache_bytes
+        self._cached: OrderedDict[tuple[Modality, str], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._held_bytes = 0
+        store.videos  # noqa: B018 - media paths of originals need the table
+
+    def rgb(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
+        """Returns the RGB frames shown at these seconds, uint8 ``[T, 3, H, W]``."""
+        return self._frames(Modality.RGB, video_id, times_s)
+
+    def flow(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
+        """Returns the stored grey flow at these seconds, uint8 ``[T, 2, H, W]``: planes u and v, 128 is no motion."""
+        stacked = self._frames(Modality.FLOW, video_id, times_s)
+        num_frames, _, double_height, width = stacked.shape
+        return stacked.reshape(num_frames, 2, double_height // 2, width)
+
+    def spectrogram(self, video_id: str, start_s: float, end_s: float, num_columns: int) -> np.ndarray:
+        """Returns the log-mel columns between two seconds, float32 ``[1, num_mels, num_columns]``.
+
+        A shorter stretch is padded with silence at the end, a longer one is resampled linearly.
+        """
+        arrays = self._small(Modality.SPECTROGRAM, video_id)
+        hop_s, offset_s = float(arrays["hop_s"]), float(arrays.get("start_s", np.zeros(())))
+        log_mel = arrays["log_mel"].astype(np.float32)
+        first = max(0, round((start_s - offset_s) / hop_s))
+        last = max(first + 1, round((end_s - offset_s) / hop_s))
+        part = log_mel[first:last]
+        if len(part) > num_columns:
+            position = np.linspace(0, len(part) - 1, num_columns)
+            low = np.floor(position).astype(int)
+            high = np.minimum(low + 1, len(part) - 1)
+            weight = (position - low)[:, None].astype(np.float32)
+            part = part[low] * (1 - weight) + part[high] * weight
+        padded = np.full((num_columns, log_mel.shape[1]), SILENCE_LOG, dtype=np.float32)
+        padded[: len(part)] = part
+        return np.ascontiguousarray(padded.T[None])
+
+    def imu(self, video_id: str, start_s: float, end_s: float, num_samples: int) -> np.ndarray:
+        """Returns accelerometer (m/s²) and gyroscope (rad/s) on a regular clock, float32 ``[6, num_samples]``."""
+        table = self._table(Modality.IMU, video_id)
+        clock = np.linspace(start_s, end_s, num_samples, endpoint=False)
+        return np.stack([np.interp(clock, table["time_s"], table[name]) for name in IMU_COLUMNS]).astype(np.float32)
+
+    def boxes(self, video_id: str, times_s: np.ndarray, max_boxes: int) -> dict[str, np.ndarray]:
+        """Returns the boxes of the annotated frame nearest to each second, best scores first.
+
+        Returns:
+            ``boxes`` float32 ``[T, N, 4]`` xyxy in pixels of the stored frame, ``categories`` int64 ``[T, N]``
+            (0 pad, 1 object, 2 hand), ``scores`` float32 ``[T, N]``, ``pad_mask`` bool ``[T, N]`` (true = no box).
+        """
+        table = self._table(Modality.BOXES, video_id)
+        num_frames = len(times_s)
+        result = {
+            "boxes": np.zeros((num_frames, max_boxes, 4), np.float32),
+            "categories": np.zeros((num_frames, max_boxes), np.int64),
+            "scores": np.zeros((num_frames, max_boxes), np.float32),
+            "pad_mask": np.ones((num_frames, max_boxes), bool),
+        }
+        frame_times = np.unique(table["time_s"])
+        if not len(frame_times):
+            return result
+        tolerance_s = 0.75 / float(self.store.videos[video_id].fps)
+        for frame, time_s in enumerate(times_s):
+            nearest = frame_times[np.abs(frame_times - time_s).argmin()]
+            if abs(nearest - time_s) > tolerance_s:
+                continue
+            rows = np.flatnonzero(table["time_s"] == nearest)
+            rows = rows[np.argsort(-table["score"][rows], kind="stable")][:max_boxes]
+            count = len(rows)
+            result["boxes"][frame, :count] = np.stack([table[name][rows] for name in BOX_COLUMNS], axis=1)
+            result["categories"][frame, :count] = np.where(table["is_hand"][rows], 2, 1)
+            result["scores"][frame, :count] = table["score"][rows]
+            result["pad_mask"][frame, :count] = False
+        return result
+
+    def _frames(self, modality: Modality, video_id: str, times_s: np.ndarray) -> np.ndarray:
+        video = self.store.videos[video_id]
+        num_bytes = video.num_frames * video.width * video.height * (3 if modality is Modality.RGB else 2)
+        path = self.store.media_path(modality, video_id)
+        if num_bytes > self._cache_bytes // 4:
+            with VideoReader(path, grey=modality is Modality.FLOW) as reader:
+                return reader.frames_at(times_s)
+        frames, frame_times = self._decoded(modality, video_id, path)
+        shown = np.searchsorted(frame_times, np.asarray(times_s) + 1e-4, side="right") - 1
+        return frames[np.clip(shown, 0, len(frames) - 1)]
+
+    def _decoded(self, modality: Modality, video_id: str, path) -> tuple[np.ndarray, np.ndarray]:
+        key = (modality, video_id)
+        if key in self._cached:
+            self._cached.move_to_end(key)
+            return self._cached[key]
+        with VideoReader(path, grey=modality is Modality.FLOW) as reader:
+            frame_times = reader.frame_times_s()
+            frames = reader.all_frames()
+        self._cached[key] = (frames, frame_times[: len(frames)])
+        self._held_bytes += frames.nbytes
+        while self._held_bytes > self._cache_bytes and len(self._cached) > 1:
+            _, (dropped, _) = self._cached.popitem(last=False)
+            self._held_bytes -= dropped.nbytes
+        return self._cached[key]
+
+    def _small(self, modality: Modality, video_id: str) -> dict[str, np.ndarray]:
+        return read_arrays(self.store.media_path(modality, video_id))
+
+    def _table(self, modality: Modality, video_id: str) -> dict[str, np.ndarray]:
+        return read_table(self.store.media_path(modality, video_id))
