@@ -4,6 +4,8 @@ Ego-Exo4D files give the intrinsics of *undistorted* exo frames, made with OpenC
 ``fisheye.estimateNewCameraMatrixForUndistortRectify`` (balance 0.8), while the videos are raw fisheye frames.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import brentq
 
@@ -52,4 +54,5 @@ def raw_focal_from_undistorted(
             f"{image_size[0]}x{image_size[1]} with the distortion {np.asarray(D).round(5).tolist()}.",
             fix="give the calibration of the camera that took the video",
         )
-    return float(brentq(difference, low, high, xtol=1e-9 * undistorted_f_px))
+    root: Any = brentq(difference, low, high, xtol=1e-9 * undistorted_f_px)
+    return float(root)
