@@ -289,7 +289,7 @@ def test_export_to_onnx_with_dynamic_batch(name, tmp_path):
     batch = torch.export.Dim("batch", min=1, max=64)
     path = tmp_path / "model.onnx"
     torch.onnx.export(
-        Plain(), (inputs[key].float(),), str(path), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+        Plain().eval(), (inputs[key].float(),), str(path), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
     )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     bigger = make_inputs(batch=5, seed=1)[key].float()

@@ -51,7 +51,7 @@ def join_windows(windows_GSC: Tensor, window: Size3, shape: tuple[int, int, int,
 
 
 def shift_mask(padded: Size3, window: Size3, shift: Size3, device: torch.device) -> Tensor:
-    """Returns what to add to attention scores so that tokens that the cyclic shift joined ignore each other, [G, S, S]."""
+    """Returns what to add to attention scores so that tokens joined by the cyclic shift stay apart, [G, S, S]."""
     regions = torch.zeros(1, *padded, 1, device=device)
     for axis, (size, extent, step) in enumerate(zip(padded, window, shift, strict=True)):
         if step == 0:
