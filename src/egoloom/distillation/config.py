@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from egoloom.distillation.objective import DistillationLossConfig
+from egoloom.distillation.losses import DistillationLossConfig
 
 WeightScheme = Literal["uniform", "full_dataset", "per_sample", "camkd", "selective"]
 

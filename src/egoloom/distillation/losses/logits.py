@@ -18,6 +18,7 @@ def exact(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def check_pair(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> None:
+    """Raises ValueError where shapes differ or the temperature is not above zero."""
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(f"Student {list(student.shape)} and teacher {list(teacher.shape)} must both be [B, K]")
     if not temperature > 0:
@@ -153,7 +154,7 @@ def dist_kd(
 ) -> Tensor:
     """Returns DIST (Huang et al., NeurIPS 2022, eq. 9-10): one minus correlation, within samples and within classes.
 
-    With q = softmax(z / tau): ``inter`` correlates the rows of q, ``intra`` its columns over the batch; both times tau².
+    With q = softmax(z / tau): ``inter`` correlates rows of q, ``intra`` its columns over the batch; both times tau².
     The loss looks at the batch as a whole and so takes no weight a sample.
     """
     check_pair(student_BK, teacher_BK, temperature)
