@@ -128,8 +128,9 @@ class ColourPlan:
     def random(cls, config: ViewConfig, generator: np.random.Generator) -> "ColourPlan":
         """Draws the factors from U(1 - j, 1 + j) and the hue shift from U(-h, h) of a full turn."""
         low, high = 1 - config.colour_jitter, 1 + config.colour_jitter
-        brightness, contrast, saturation = generator.uniform(low, high, size=3)
-        return cls(brightness, contrast, saturation, generator.uniform(-config.hue_jitter, config.hue_jitter))
+        # Python floats: a NumPy scalar would promote the pixels to float64.
+        brightness, contrast, saturation = map(float, generator.uniform(low, high, size=3))
+        return cls(brightness, contrast, saturation, float(generator.uniform(-config.hue_jitter, config.hue_jitter)))
 
     def rgb(self, frames_TCHW: np.ndarray) -> np.ndarray:
         """Applies the change to uint8 RGB frames."""

@@ -1,11 +1,13 @@
 """Video encoding: short-GOP H.264 for RGB, and optical flow as two stacked luma planes."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.video.frame import PictureType
 
 from egoloom.clips.files import atomic_path
 from egoloom.errors import UserError
@@ -97,14 +99,43 @@ def _checked(frames: np.ndarray | torch.Tensor, *, num_channels: int) -> np.ndar
 def _encode(
     path: Path, pictures, size: tuple[int, int], pixel_format: str, fps: Fraction, crf: int, preset: str
 ) -> None:
+    # Grey pictures travel as full-range luma so that 0..255 survives; RGB uses the usual limited range.
+    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=pixel_format) for picture in pictures)
+    encode_frames(path, frames, size, "gray" if pixel_format == "gray" else "yuv420p", fps, crf=crf, preset=preset)
+
+
+def encode_frames(
+    path: Path,
+    frames: Iterable[av.VideoFrame],
+    size: tuple[int, int],
+    pixel_format: str,
+    fps: Fraction,
+    *,
+    crf: int = 20,
+    preset: str = "veryfast",
+) -> int:
+    """Writes frames as they come, so that long videos need little memory; atomic. Returns their number.
+
+    Args:
+        path: Target, ``.mp4``.
+        frames: Frames of the given size.
+        size: Width and height.
+        pixel_format: ``"yuv420p"`` or ``"gray"``.
+        fps: Frames a second.
+        crf: Quality.
+        preset: x264 preset.
+    """
+    num_frames = 0
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
         options = {"crf": str(crf), "preset": preset, "g": str(GOP), "bf": "0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = size
-        # Grey pictures travel as full-range luma so that 0..255 survives; RGB uses the usual limited range.
-        stream.pix_fmt = "gray" if pixel_format == "gray" else "yuv420p"
+        stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=pixel_format)
+        for frame in frames:
+            frame.pts, frame.time_base = num_frames, 1 / fps
+            frame.pict_type = PictureType.NONE  # a copied frame must not dictate its source's key frames
             container.mux(stream.encode(frame))
+            num_frames += 1
         container.mux(stream.encode())
+    return num_frames

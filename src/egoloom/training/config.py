@@ -1,0 +1,95 @@
+"""Settings of a training run; every field can be given on the command line and is written beside the run."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FROZEN = ConfigDict(frozen=True, extra="forbid")
+HeadName = Literal["verb", "noun", "action"]
+
+
+class DataConfig(BaseModel):
+    """Which clips a run reads.
+
+    Attributes:
+        store: The clip store.
+        train_splits: Splits trained on; unlabelled clips among them are used by distillation only.
+        selection_split: Picks the best checkpoint, fits temperatures and teacher weights; never the reported one.
+        report_splits: Splits whose figures are reported.
+        extra_stores: Further stores whose training clips are mixed in, for instance generated clips.
+        max_generated_share: Largest share of generated clips among the training clips; more are left out.
+        modalities: What the network reads; empty means what the model declares.
+    """
+
+    model_config = FROZEN
+
+    store: Path = Path("clips/kitchen")
+    train_splits: tuple[str, ...] = ("train",)
+    selection_split: str = "validation"
+    report_splits: tuple[str, ...] = ("test",)
+    extra_stores: tuple[Path, ...] = ()
+    max_generated_share: float = Field(0.5, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _selection_is_not_reported(self) -> "DataConfig":
+        if self.selection_split in self.report_splits:
+            raise ValueError(
+                f"selection_split {self.selection_split!r} is also reported; choose the model on another split"
+            )
+        return self
+
+
+class ModelConfig(BaseModel):
+    """The network: a name of the registry and its options."""
+
+    model_config = FROZEN
+
+    name: str = "edge_tiny"
+    heads: tuple[HeadName, ...] = ("verb", "noun", "action")
+    options: dict[str, Any] = Field(default_factory=dict)
+    init_from: Path | None = None
+
+
+class OptimisationConfig(BaseModel):
+    """Optimiser, schedule and the loop's size.
+
+    Attributes:
+        schedule: ``linear`` decays to 0 as the reference does, ``cosine`` likewise, ``constant`` stays.
+        warmup_fraction: Share of all steps during which the rate rises from 0.
+        num_view_seeds: Different random views a clip is shown in; epochs cycle through them. A soft-label cache
+            holds this many entries a clip.
+        ema_decay: Decay of the exponential moving average of the weights that is evaluated and saved; None is off.
+        checkpoint_every_steps: Also checkpoint within an epoch, so that little is lost when a machine dies.
+    """
+
+    model_config = FROZEN
+
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(16, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    clip_norm: float = Field(5.0, gt=0)
+    num_view_seeds: int = Field(8, ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    mixed_precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    seed: int = 0
+    num_workers: int = Field(0, ge=0)
+    cache_mb: int = Field(1500, ge=0)
+    checkpoint_every_steps: int = Field(200, ge=1)
+
+
+class EvaluationConfig(BaseModel):
+    """The multi-view protocol: ``num_clips x num_crops`` views a clip and how their scores are averaged."""
+
+    model_config = FROZEN
+
+    num_clips: int = Field(1, ge=1)
+    num_crops: Literal[1, 3] = 1
+    average: Literal["logits", "probabilities"] = "logits"
+    batch_size: int = Field(32, ge=1)

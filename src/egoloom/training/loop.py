@@ -1,0 +1,271 @@
+"""The training loop: one readable pass over batches, on one process or many, that resumes exactly.
+
+The order of the data is a pure function of (seed, epoch, batch) and a view a pure function of (clip, view seed), so
+exact resume needs no loader state: weights, optimiser, random state and a position are enough.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from egoloom.clips.dataset import ClipDataset, Sample, ViewKey, collate
+from egoloom.clips.files import write_text
+from egoloom.errors import UserError
+from egoloom.models import Recogniser
+from egoloom.training.averaging import WeightAverage
+from egoloom.training.checkpoints import (
+    Progress,
+    find_checkpoint,
+    flatten_optimizer,
+    load_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from egoloom.training.config import OptimisationConfig
+from egoloom.training.interruption import deferred_interrupts
+from egoloom.training.schedule import learning_rate
+from egoloom.training.tasks import Task
+
+Score = Callable[[Recogniser], float]
+
+
+def epoch_batches(num_clips: int, epoch: int, config: OptimisationConfig) -> list[list[ViewKey]]:
+    """Returns the global batches of one epoch; the last incomplete batch is left out unless it is the only one."""
+    order = np.random.default_rng([config.seed, epoch]).permutation(num_clips)
+    keys = [ViewKey(int(index), epoch % config.num_view_seeds) for index in order]
+    size = min(config.batch_size, num_clips)
+    return [keys[start : start + size] for start in range(0, num_clips - size + 1, size)]
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Returns optimiser groups: matrices and kernels decay, norms, biases and position tables do not."""
+    decaying, free = [], []
+    for name, parameter in model.named_parameters():
+        is_table = "position" in name or "embedding" in name
+        (free if parameter.ndim < 2 or is_table else decaying).append(parameter)
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+class Trainer:
+    """Trains one network with one task.
+
+    Args:
+        model: The network.
+        task: What is optimised.
+        dataset: Random views of the training clips.
+        config: Optimiser, schedule and size.
+        out: The run folder; ``checkpoints/{last,best}`` and ``history.jsonl`` are written there.
+        score: Called after each epoch on the selection split; the higher, the better.
+        label: Shown beside the progress bar.
+    """
+
+    def __init__(
+        self,
+        model: Recogniser,
+        task: Task,
+        dataset: ClipDataset,
+        config: OptimisationConfig,
+        out: Path,
+        *,
+        score: Score | None = None,
+        label: str = "training",
+    ) -> None:
+        self.config, self.task, self.dataset, self.out = config, task, dataset, out
+        self.score, self.label = score, label
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, step_scheduler_with_optimizer=False)
+        torch.manual_seed(config.seed)
+        self.model = model
+        optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+        compiled = torch.compile(model) if config.compile else model
+        self.network, self.optimizer = self.accelerator.prepare(compiled, optimizer)
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        self.progress = Progress()
+        batches = len(epoch_batches(len(dataset), 0, config))
+        self.num_batches = batches
+        self.num_steps = config.epochs * max(1, batches // config.gradient_accumulation)
+
+    # -- resume -----------------------------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Continues from ``checkpoints/last`` if there is one; returns whether there was."""
+        folder = find_checkpoint(self.out / "checkpoints" / "last")
+        if folder is None:
+            return False
+        state, self.progress = load_state(folder)
+        weights = {name.removeprefix("weights/"): t for name, t in state.items() if name.startswith("weights/")}
+        self.model.load_state_dict(weights)
+        restore_optimizer(self.optimizer, state)
+        if self.average:
+            self.average.restore(state)
+        torch.set_rng_state(state["random_state"])
+        _truncate_history(self.out / "history.jsonl", self.progress.step)
+        return True
+
+    def checkpoint(self, name: str = "last") -> None:
+        """Writes ``checkpoints/<name>``; with a moving average its weights are the ones that others load."""
+        if not self.accelerator.is_main_process:
+            return
+        state: dict[str, Tensor] = {}
+        if name == "last":
+            state = {f"weights/{key}": value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+            state |= flatten_optimizer(self.optimizer)
+            state["random_state"] = torch.get_rng_state()
+            if self.average:
+                state |= self.average.state()
+        with self._averaged():
+            save_checkpoint(self.out / "checkpoints" / name, self.model, state, self.progress)
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def fit(self) -> float:
+        """Trains to the end; returns the best score on the selection split (``-inf`` without one).
+
+        Raises:
+            UserError: If the loss is not finite; the batch's clip ids are in ``nan_batch.json`` then.
+        """
+        bar = ProgressBar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            disable=not self.accelerator.is_main_process,
+        )
+        with bar, deferred_interrupts() as interruption:
+            shown = bar.add_task(self.label, total=self.config.epochs * self.num_batches, loss=float("nan"))
+            bar.update(shown, completed=self.progress.epoch * self.num_batches + self.progress.batch)
+            while self.progress.epoch < self.config.epochs:
+                for loss in self._epoch():
+                    bar.update(shown, advance=1, loss=loss)
+                    if interruption.is_requested and self._is_between_steps():
+                        self.checkpoint()
+                        raise KeyboardInterrupt
+                self._close_epoch()
+        self.progress.is_finished = True
+        self.checkpoint()
+        return self.progress.best_score
+
+    def _epoch(self) -> Iterator[float]:
+        progress, config = self.progress, self.config
+        self.network.train()
+        batches = epoch_batches(len(self.dataset), progress.epoch, config)[progress.batch :]
+        for batch, global_size in self._load(batches):
+            losses = self._backward(batch, global_size)
+            progress.batch += 1
+            if self._is_between_steps():
+                self._step()
+            if self.accelerator.is_main_process:
+                self._log(losses)
+            if self._is_between_steps() and progress.step % config.checkpoint_every_steps == 0:
+                self.checkpoint()
+            yield losses["total"]
+
+    def _is_between_steps(self) -> bool:
+        """Whether no gradients are half accumulated, so that a checkpoint describes the run completely."""
+        return self.progress.batch % self.config.gradient_accumulation == 0
+
+    def _load(self, batches: list[list[ViewKey]]) -> Iterator[tuple[Sample, int]]:
+        """Yields this process's share of each global batch and the global size."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[keys[rank::world] for keys in batches],
+            collate_fn=collate,
+            num_workers=self.config.num_workers,
+            multiprocessing_context="spawn" if self.config.num_workers else None,
+        )
+        for batch, keys in zip(loader, batches, strict=True):
+            yield _to_device(batch, self.accelerator.device), len(keys)
+
+    def _backward(self, batch: Sample, global_size: int) -> dict[str, float]:
+        with self.accelerator.autocast():
+            losses = self.task.loss(self.network, batch)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not np.isfinite(values["total"]):
+            path = self.out / "nan_batch.json"
+            write_text(path, json.dumps({"step": self.progress.step, "clip_ids": batch["clip_id"], "losses": values}))
+            raise UserError(
+                f"The loss became {values['total']} at step {self.progress.step}",
+                fix=f"look at the clips in {path}, or lower optimisation.learning_rate",
+            )
+        # Processes may hold unequal shares; the weighted mean over them is the mean over the global batch.
+        share = len(batch["clip_id"]) * self.accelerator.num_processes / global_size
+        self.accelerator.backward(losses["total"] * share / self.config.gradient_accumulation)
+        return values
+
+    def _step(self) -> None:
+        config = self.config
+        rate = learning_rate(
+            self.progress.step + 1,
+            base=config.learning_rate,
+            num_steps=self.num_steps + 1,
+            num_warmup_steps=round(config.warmup_fraction * self.num_steps),
+            schedule=config.schedule,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        if self.average:
+            self.average.update(self.model)
+
+    def _close_epoch(self) -> None:
+        self.progress.epoch += 1
+        self.progress.batch = 0
+        self.optimizer.zero_grad()  # an epoch's last, incomplete accumulation is dropped
+        if self.score is not None:
+            self.model.eval()
+            with self._averaged():
+                score = self.score(self.model)
+            if self.accelerator.is_main_process:
+                self._append({"step": self.progress.step, "epoch": self.progress.epoch, "selection_score": score})
+            if score > self.progress.best_score:
+                self.progress.best_score = score
+                self.checkpoint("best")
+        self.checkpoint()
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return self.average.swapped_into(self.model) if self.average else contextlib.nullcontext()
+
+    def _log(self, losses: dict[str, float]) -> None:
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._append({"step": self.progress.step, "epoch": self.progress.epoch, "learning_rate": rate, **losses})
+
+    def _append(self, row: dict[str, float]) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / "history.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+
+def _truncate_history(path: Path, step: int) -> None:
+    """Drops the rows after the checkpoint, which the resumed run writes again."""
+    if path.exists():
+        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        write_text(path, "".join(f"{row}\n" for row in rows))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _to_device(item, device) for name, item in value.items()}
+    return value
