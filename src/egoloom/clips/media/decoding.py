@@ -163,13 +163,18 @@ class VideoReader:
 
     def frame_times_s(self) -> np.ndarray:
         """Returns the start time of every frame in seconds, without decoding pictures."""
+        self._seek(0.0)
         ticks = [packet.pts for packet in self._container.demux(self._stream) if packet.pts is not None]
         self._seek(0.0)
         return (np.sort(np.array(ticks, dtype=np.float64)) - self._start_pts) * self._time_base
 
     def _seek(self, time_s: float) -> None:
         target = self._start_pts + int(max(0.0, time_s) / self._time_base)
-        self._container.seek(target, stream=self._stream, backward=True)
+        try:
+            self._container.seek(target, stream=self._stream, backward=True)
+        except av.error.PermissionError:  # no key frame in the index before the target: start over from the beginning
+            start = self._start_pts - int(1.0 / self._time_base)
+            self._container.seek(start, stream=self._stream, backward=True)
 
     def _time_of(self, frame: av.VideoFrame) -> float:
         return ((frame.pts or 0) - self._start_pts) * self._time_base

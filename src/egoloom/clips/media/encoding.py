@@ -137,5 +137,7 @@ def encode_frames(
             frame.pict_type = PictureType.NONE  # a copied frame must not dictate its source's key frames
             container.mux(stream.encode(frame))
             num_frames += 1
+        if num_frames == 0:
+            raise UserError(f"There are no frames to write to {path}")
         container.mux(stream.encode())
     return num_frames
