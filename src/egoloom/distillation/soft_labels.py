@@ -1,10 +1,10 @@
 """The soft-label cache: teachers' logits by (clip, view seed), so that teachers run once and stay consistent.
 
-Consistent teaching (Beyer et al., CVPR 2022, arXiv 2106.05237) needs teacher and student to see the same augmented view.
-A view is a pure function of clip id and view seed, so its teachers' logits can be kept.
+Consistent teaching (Beyer et al., CVPR 2022, arXiv 2106.05237) needs teacher and student to see the same augmented
+view. A view is a pure function of clip id and view seed, so its teachers' logits can be kept.
 
-On disk: ``info.json`` and one folder a view seed with one plain array a head, ``[num_clips, M, K]``, memory-mapped when read;
-NaN rows where a teacher cannot judge a clip. A view's folder appears when it is complete.
+On disk: ``info.json`` and one folder a view seed with one plain array a head, ``[num_clips, M, K]``, memory-mapped when
+read; NaN rows where a teacher cannot judge a clip. A view's folder appears when it is complete.
 
 Shape letters: B batch, M teachers, K classes.
 """
@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -173,6 +173,46 @@ class SoftLabelCache:
             path = self._view_folder(view_seed) / f"{head}.npy"
             self._open[key] = np.load(path, mmap_mode="r", allow_pickle=False)
         return self._open[key]
+
+
+class TeacherVoices(Protocol):
+    """Every teacher's logits for a batch, wherever they come from."""
+
+    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns head to raw logits ``[B, M, K]`` (NaN rows: silent) and which teacher speaks, bool ``[B, M]``."""
+        ...
+
+
+class OnlineVoices:
+    """Runs the teachers on the batch that the student sees."""
+
+    def __init__(self, ensemble: TeacherEnsemble) -> None:
+        self.ensemble = ensemble
+
+    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """See `TeacherVoices`."""
+        logits = self.ensemble.logits({**batch["inputs"], "present": batch.get("present", {})})
+        return logits, speaking(logits)
+
+
+class CachedVoices:
+    """Looks the teachers' logits up by clip id and view seed."""
+
+    def __init__(self, cache: SoftLabelCache) -> None:
+        self.cache = cache
+
+    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """See `TeacherVoices`."""
+        seeds = batch["view_seed"]
+        logits = self.cache.lookup(batch["clip_id"], seeds)
+        if isinstance(seeds, Tensor):
+            logits = {head: value.to(seeds.device) for head, value in logits.items()}
+        return logits, speaking(logits)
+
+
+def speaking(logits: Mapping[str, Tensor]) -> Tensor:
+    """Returns which teacher judges a sample in any head, bool ``[B, M]``."""
+    return torch.stack([~torch.isnan(value[..., 0]) for value in logits.values()]).any(dim=0)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -219,8 +219,14 @@ def joint_verb_noun_kd(
     return temperature**2 * batch_mean(divergence_B, sample_weights_B)
 
 
-def masked_cross_entropy(logits_BK: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Returns the mean cross-entropy over samples with a label (not -1), zero if there is none.
+def masked_cross_entropy(
+    logits_BK: Tensor,
+    labels_B: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    sample_weights_B: Tensor | None = None,
+) -> Tensor:
+    """Returns the (weighted) mean cross-entropy over samples with a label (not -1), zero if there is none.
 
     Raises:
         ValueError: If a label is out of range.
@@ -231,5 +237,8 @@ def masked_cross_entropy(logits_BK: Tensor, labels_B: Tensor, *, label_smoothing
             f"Labels lie in {int(labels_B.min())}..{int(labels_B.max())}, but the head has "
             f"{logits_BK.shape[1]} classes (-1 means unlabelled)"
         )
-    total = F.cross_entropy(logits_BK, labels_B, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
-    return total / (labels_B >= 0).sum().clamp_min(1)
+    losses_B = F.cross_entropy(logits_BK, labels_B, ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
+    known_B = (labels_B >= 0).to(losses_B.dtype)
+    if sample_weights_B is not None:
+        known_B = known_B * sample_weights_B
+    return (losses_B * known_B).sum() / known_B.sum().clamp_min(1e-8)

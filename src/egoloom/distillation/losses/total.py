@@ -14,6 +14,8 @@ from torch import Tensor
 from egoloom.distillation.losses.logits import (
     decoupled_kd,
     dist_kd,
+    joint_log_probs,
+    joint_verb_noun_kd,
     logit_kd,
     masked_cross_entropy,
     standardize,
@@ -34,6 +36,7 @@ class DistillationLossConfig(BaseModel):
         head_weights: Head to its weight in the label term; a head with None or 0 leaves both terms. Heads that are not
             named have weight 1. As in arXiv 2307.07483, these weights do not scale the soft-target term.
         kd_head_weights: Head to its weight in the soft-target term, 1 where not named.
+        joint_weight: Weight of KD on the joint verb-noun distribution, added to the soft-target term.
         alpha: Target-class weight of ``decoupled``.
         beta: Other-class weight of ``decoupled``.
         label_smoothing: Of the label term.
@@ -47,6 +50,7 @@ class DistillationLossConfig(BaseModel):
     lambda_ground_truth: float = Field(default=0.0, ge=0)
     head_weights: dict[str, float | None] = Field(default_factory=dict)
     kd_head_weights: dict[str, float] = Field(default_factory=dict)
+    joint_weight: float = Field(default=0.0, ge=0)
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=8.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -114,6 +118,9 @@ def distillation_loss(
     config: DistillationLossConfig,
     *,
     sample_weights: Mapping[str, Tensor] | None = None,
+    label_weights_B: Tensor | None = None,
+    teacher_joint_BP: Tensor | None = None,
+    pairs_P2: Tensor | None = None,
 ) -> DistillationLosses:
     """Returns the total loss of arXiv 2307.07483 over all active heads A.
 
@@ -126,6 +133,10 @@ def distillation_loss(
         labels: Head to class ids ``[B]``, -1 where unlabelled; None where there are none at all.
         config: Kind, temperatures and weights.
         sample_weights: Head to a weight a sample ``[B]`` for the soft-target term (selective teachers).
+        label_weights_B: Weight of each sample in the label term (generated clips may count less).
+        teacher_joint_BP: Teachers' joint verb-noun scores (`TeacherEnsemble.joint_targets`); without them and with a
+            ``joint_weight`` they are made of the verb and noun targets.
+        pairs_P2: The (verb, noun) pairs that exist.
 
     Raises:
         ValueError: If no head is active, or shapes or labels do not fit.
@@ -153,6 +164,8 @@ def distillation_loss(
             gt = gt + (config.head_weights.get(head, 1.0) or 0.0) * terms["gt"]
         per_head[head] = terms
     kd, gt = kd / len(heads), gt / len(heads)
+    if config.joint_weight:
+        kd = kd + config.joint_weight * _joint_term(student, teacher, config, teacher_joint_BP, pairs_P2)
     # A weight of zero must not turn an infinite term into NaN.
     total = zero
     if config.lambda_distillation:
@@ -160,3 +173,23 @@ def distillation_loss(
     if config.lambda_ground_truth:
         total = total + config.lambda_ground_truth * gt
     return DistillationLosses(kd, gt, total, per_head)
+
+
+def _joint_term(
+    student: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    config: DistillationLossConfig,
+    teacher_joint_BP: Tensor | None,
+    pairs_P2: Tensor | None,
+) -> Tensor:
+    if not {"verb", "noun"} <= set(student):
+        raise ValueError(f"joint_weight needs the heads 'verb' and 'noun'; the student has {list(student)}")
+    if teacher_joint_BP is None:
+        teacher_joint_BP = joint_log_probs(teacher["verb"], teacher["noun"], pairs_P2=pairs_P2)
+    return joint_verb_noun_kd(
+        student["verb"],
+        student["noun"],
+        teacher_joint_BP,
+        temperature=config.temperature_of("verb"),
+        pairs_P2=pairs_P2,
+    )

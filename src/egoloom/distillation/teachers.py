@@ -1,0 +1,494 @@
+"""Teachers and their ensemble: who speaks, how loud, and what the student is to hear.
+
+A teacher is anything that gives logits for a batch: a network, an ONNX file, or logits computed before. A teacher
+that cannot judge a sample (its modality is missing, or it lacks the head) has a row of NaN there; the others share
+its weight.
+
+Shape letters: B batch, M teachers, K classes, P (verb, noun) pairs.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from egoloom._optional import require_package
+from egoloom.clips.files import write_text
+from egoloom.distillation.losses import joint_log_probs
+from egoloom.distillation.weights import (
+    camkd_weights,
+    entropy_weights,
+    fit_temperature,
+    full_dataset_weights,
+    mix_logits,
+    mix_probabilities,
+    per_sample_weights,
+    renormalise,
+    selective_weights,
+    softmin,
+    teacher_cross_entropy,
+)
+from egoloom.errors import UserError
+from egoloom.models.base import batch_size_of, take_rows
+from egoloom.models.pretrained import state_hash
+
+Mixer = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(head, logits [B, M, K], labels [B], present [B, M]) to (mixed logits [B, K], sample weights [B])."""
+
+WeightScheme = Literal["uniform", "full_dataset", "per_sample", "camkd", "selective", "entropy"]
+
+
+class TeacherEnsembleConfig(BaseModel):
+    """How teachers' voices are mixed.
+
+    Attributes:
+        weights: ``uniform``; ``full_dataset`` and ``per_sample`` are softmin of cross-entropies with temperature gamma;
+            ``camkd``; ``selective`` (right and sure); ``entropy`` (sure, needs no labels).
+        gamma: Temperature of the softmin: large is uniform, small is the best teacher only.
+        mixing: Whether logits or probabilities are mixed.
+        min_confidence: Of ``selective``.
+        when_none_qualifies: Of ``selective``: ``skip`` the sample, or fall back to all teachers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: WeightScheme = "uniform"
+    gamma: float = Field(default=1.0, gt=0)
+    mixing: Literal["logits", "probabilities"] = "logits"
+    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    when_none_qualifies: Literal["skip", "fall_back"] = "skip"
+
+
+class Teacher(Protocol):
+    """Anything that judges a batch."""
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """Head name to number of classes."""
+        ...
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The inputs that the teacher cannot do without."""
+        ...
+
+    def logits(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Returns head to logits ``[B, K]``."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Returns a string that changes when the teacher's verdicts would."""
+        ...
+
+
+class ModuleTeacher:
+    """A frozen network as a teacher, in evaluation mode and without gradients.
+
+    Args:
+        module: A recogniser, or any module that maps inputs to a dictionary of logits.
+        heads: Head to number of classes; the module's own ``heads`` where not given.
+        modalities: The inputs it needs; the module's own ``input_modalities`` where not given.
+        any_subset: Whether it copes with missing modalities (fusion models do).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        heads: Mapping[str, int] | None = None,
+        modalities: Sequence[str] | None = None,
+        any_subset: bool = False,
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.heads = dict(heads if heads is not None else getattr(module, "heads", {}))
+        own = getattr(module, "input_modalities", ())
+        self.modalities: tuple[str, ...] = () if any_subset else tuple(own if modalities is None else modalities)
+        if not self.heads:
+            raise ValueError("A teacher needs heads: pass heads={'verb': 97, ...}")
+
+    def logits(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """See `Teacher.logits`."""
+        # Somebody may have called train() on a parent module; a teacher with dropout on is not the same teacher.
+        self.module.eval()
+        with torch.no_grad():
+            outputs = self.module(inputs)
+        return {head: outputs[head].float() for head in self.heads}
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the weights."""
+        return state_hash(self.module)
+
+
+class OnnxTeacher:
+    """An ONNX file as a teacher; its inputs are named by modality and its outputs by head.
+
+    Raises:
+        UserError: If the file is missing or is no ONNX model, or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        onnxruntime = require_package("onnxruntime", extra="export")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"There is no ONNX file at {self.path}", fix="egoloom export RUN")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own pybind types
+            raise UserError(f"{self.path} is not an ONNX model that can be run: {error}") from error
+        self.heads = {output.name: int(output.shape[-1]) for output in self._session.get_outputs()}
+        self.modalities = tuple(entry.name for entry in self._session.get_inputs())
+        self._types = {
+            entry.name: np.dtype(np.uint8 if "uint8" in entry.type else np.float32)
+            for entry in self._session.get_inputs()
+        }
+
+    def logits(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """See `Teacher.logits`."""
+        feed = {name: inputs[name].cpu().numpy().astype(self._types[name]) for name in self.modalities}
+        outputs = self._session.run(list(self.heads), feed)
+        device = inputs[self.modalities[0]].device
+        return {head: torch.from_numpy(value).to(device) for head, value in zip(self.heads, outputs, strict=True)}
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the file."""
+        import hashlib
+
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """What the student is to match.
+
+    Attributes:
+        logits: Head to mixed logits ``[B, K]``.
+        weights: Head to each teacher's weight ``[B, M]``; rows sum to 1, or to 0 where nobody may teach.
+        sample_weights: Head to 1 or 0 a sample ``[B]``: whether there is anything to match.
+    """
+
+    logits: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    sample_weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FittedEnsemble:
+    """What was fitted on held-out clips; saved beside the run and shown in its report.
+
+    Attributes:
+        teachers: Names in order.
+        temperatures: Head to one temperature a teacher.
+        mean_ce: Head to one mean cross-entropy a teacher (after its temperature).
+        weights: Head to one full-data-set weight a teacher.
+        num_clips: Number of held-out clips.
+        gamma: Temperature of the softmin.
+    """
+
+    teachers: list[str]
+    temperatures: dict[str, list[float]]
+    mean_ce: dict[str, list[float]]
+    weights: dict[str, list[float]]
+    num_clips: int
+    gamma: float
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, atomically."""
+        write_text(path, json.dumps(self.__dict__, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            UserError: If the file is missing or has other content.
+        """
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} does not hold fitted teacher weights: {error}") from error
+
+
+class TeacherEnsemble:
+    """Several teachers as one.
+
+    Args:
+        teachers: Name to teacher.
+        config: Weights and mixing.
+        fitted: Temperatures and full-data-set weights of an earlier `fit`.
+
+    Raises:
+        UserError: If there is no teacher, or two disagree about the number of classes of a head.
+    """
+
+    def __init__(
+        self,
+        teachers: Mapping[str, Teacher],
+        config: TeacherEnsembleConfig | None = None,
+        *,
+        fitted: FittedEnsemble | None = None,
+    ) -> None:
+        if not teachers:
+            raise UserError("A distilled run needs at least one teacher", fix="give --distillation.teachers RUN ...")
+        self.teachers = dict(teachers)
+        self.config = config or TeacherEnsembleConfig()
+        self.fitted = fitted
+        self.heads: dict[str, int] = {}
+        for name, teacher in self.teachers.items():
+            for head, count in teacher.heads.items():
+                if self.heads.setdefault(head, count) != count:
+                    raise UserError(
+                        f"Teacher {name!r} has {count} classes for {head!r}, an earlier one has {self.heads[head]}",
+                        fix="train all teachers on the same label space",
+                    )
+        if fitted is not None and fitted.teachers != self.names:
+            raise UserError(f"Fitted weights are for {fitted.teachers}, the teachers are {self.names}")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the teachers, the order of the axis M."""
+        return list(self.teachers)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All inputs that some teacher needs, in order of first mention."""
+        return tuple(dict.fromkeys(name for teacher in self.teachers.values() for name in teacher.modalities))
+
+    def fingerprint(self) -> str:
+        """Returns a string that changes with any teacher; the key of cached soft labels."""
+        return "+".join(f"{name}:{teacher.fingerprint()}" for name, teacher in self.teachers.items())
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the networks among the teachers."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, ModuleTeacher):
+                teacher.module.to(device)
+        return self
+
+    def logits(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Returns head to every teacher's raw logits ``[B, M, K]``, NaN where a teacher cannot judge a sample.
+
+        Raises:
+            ValueError: If a teacher itself gives NaN.
+        """
+        values = [value for name, value in inputs.items() if name != "present"]
+        batch = batch_size_of(values[0])
+        judged = [self._judge(name, teacher, inputs, batch) for name, teacher in self.teachers.items()]
+        stacked = {}
+        for head, count in self.heads.items():
+            device = next(verdict[head].device for verdict in judged if head in verdict)
+            silent = torch.full((batch, count), torch.nan, device=device)
+            stacked[head] = torch.stack([verdict.get(head, silent) for verdict in judged], dim=1)
+        return stacked
+
+    def _judge(self, name: str, teacher: Teacher, inputs: Mapping[str, Any], batch: int) -> dict[str, Tensor]:
+        flags = inputs.get("present", {})
+        able_B = torch.ones(batch, dtype=torch.bool)
+        for modality in teacher.modalities:
+            able_B &= flags[modality].cpu() if modality in flags else torch.tensor(modality in inputs)
+        if not bool(able_B.any()):
+            return {head: torch.full((batch, count), torch.nan) for head, count in teacher.heads.items()}
+        rows_B = able_B.nonzero().squeeze(1)
+        seen = inputs
+        if not bool(able_B.all()):
+            seen = {key: take_rows(value, rows_B) for key, value in inputs.items()}
+        verdict = {}
+        for head, logits in teacher.logits(seen).items():
+            if bool(torch.isnan(logits).any()):
+                raise ValueError(f"Teacher {name!r} gives NaN for the head {head!r}: its training diverged?")
+            full = torch.full((batch, logits.shape[1]), torch.nan, device=logits.device)
+            verdict[head] = full.index_copy(0, rows_B.to(logits.device), logits)
+        return verdict
+
+    def fit(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], *, calibrate: bool = False
+    ) -> FittedEnsemble:
+        """Fits temperatures and full-data-set weights on held-out clips, and keeps them.
+
+        Args:
+            logits: Head to raw logits of all held-out clips, ``[N, M, K]``, as from `logits`.
+            labels: Head to class ids ``[N]``, -1 where unlabelled.
+            calibrate: Whether to fit one temperature a teacher and head first; an over-confident teacher drowns the
+                others otherwise.
+
+        Raises:
+            UserError: If a head has no labelled held-out clip that a teacher can judge.
+        """
+        temperatures, mean_ce, weights = {}, {}, {}
+        for head, logits_NMK in logits.items():
+            temperatures[head], mean_ce[head] = [], []
+            for column, name in enumerate(self.names):
+                if head not in self.teachers[name].heads:
+                    temperatures[head].append(1.0)
+                    mean_ce[head].append(float("inf"))
+                    continue
+                usable_N = ~torch.isnan(logits_NMK[:, column, 0]) & (labels[head] >= 0)
+                if not bool(usable_N.any()):
+                    raise UserError(f"No held-out clip lets teacher {name!r} be judged on {head!r}")
+                own_NK, truth_N = logits_NMK[usable_N, column], labels[head][usable_N]
+                temperature = fit_temperature(own_NK, truth_N) if calibrate else 1.0
+                temperatures[head].append(temperature)
+                own_ce = teacher_cross_entropy(own_NK.unsqueeze(1) / temperature, truth_N)
+                mean_ce[head].append(float(own_ce.double().mean()))
+            weights[head] = full_dataset_weights(
+                torch.tensor(mean_ce[head], dtype=torch.float64), gamma=self.config.gamma
+            ).tolist()
+        num_clips = len(next(iter(labels.values())))
+        self.fitted = FittedEnsemble(self.names, temperatures, mean_ce, weights, num_clips, self.config.gamma)
+        return self.fitted
+
+    def scaled(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns logits after each teacher's fitted temperature (unchanged where none was fitted)."""
+        if self.fitted is None:
+            return dict(logits)
+        fitted = self.fitted.temperatures
+        return {
+            head: value / torch.tensor(fitted[head], device=value.device, dtype=value.dtype).view(1, -1, 1)
+            for head, value in logits.items()
+        }
+
+    def weights_for(self, head: str, logits_BMK: Tensor, labels_B: Tensor | None) -> Tensor:
+        """Returns each teacher's weight ``[B, M]`` on each sample; rows sum to 1, or 0 where nobody may teach.
+
+        Schemes that need labels use the full-data-set weights (uniform if none were fitted) for unlabelled samples.
+        """
+        present_BM = ~torch.isnan(logits_BMK[..., 0])
+        logits_BMK = logits_BMK.nan_to_num()
+        fallback_BM = self._label_free_weights(head, present_BM)
+        scheme = self.config.weights
+        if scheme in ("uniform", "full_dataset"):
+            return fallback_BM
+        if scheme == "entropy":
+            return renormalise(entropy_weights(logits_BMK), present_BM)
+        if labels_B is None:
+            labels_B = torch.full(logits_BMK.shape[:1], -1, dtype=torch.long, device=logits_BMK.device)
+        if scheme == "selective":
+            chosen = selective_weights(logits_BMK, labels_B, min_confidence=self.config.min_confidence)
+            chosen_BM = renormalise(chosen, present_BM)
+            if self.config.when_none_qualifies == "fall_back":
+                chosen_BM = torch.where(chosen_BM.sum(-1, keepdim=True) > 0, chosen_BM, fallback_BM)
+            return chosen_BM
+        weights_BM = self._label_based_weights(logits_BMK, labels_B.clamp_min(0), present_BM)
+        return torch.where((labels_B >= 0).unsqueeze(1), weights_BM, fallback_BM)
+
+    def _label_free_weights(self, head: str, present_BM: Tensor) -> Tensor:
+        weights_BM = torch.ones_like(present_BM, dtype=torch.float32)
+        if self.config.weights not in ("uniform", "entropy"):
+            if self.fitted is not None:
+                weights_BM = weights_BM * torch.tensor(self.fitted.weights[head], device=present_BM.device)
+            elif self.config.weights == "full_dataset":
+                raise ValueError("The scheme 'full_dataset' needs fit() on held-out clips first")
+        return renormalise(weights_BM, present_BM)
+
+    def _label_based_weights(self, logits_BMK: Tensor, labels_B: Tensor, present_BM: Tensor) -> Tensor:
+        if bool(present_BM.all()):
+            if self.config.weights == "camkd":
+                return camkd_weights(logits_BMK, labels_B)
+            return per_sample_weights(logits_BMK, labels_B, gamma=self.config.gamma)
+        # An absent teacher must not take part in the softmax, so its cross-entropy is out of competition.
+        ce_BM = teacher_cross_entropy(logits_BMK, labels_B)
+        if self.config.weights == "per_sample":
+            return renormalise(softmin(ce_BM.masked_fill(~present_BM, 1e30), self.config.gamma), present_BM)
+        share_BM = ce_BM.masked_fill(~present_BM, -1e30).softmax(-1)
+        alone_B1 = present_BM.sum(-1, keepdim=True) == 1
+        return renormalise(torch.where(alone_B1, torch.ones_like(share_BM), 1.0 - share_BM), present_BM)
+
+    def mix(
+        self,
+        head: str,
+        logits_BMK: Tensor,
+        labels_B: Tensor | None = None,
+        present_BM: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns one head's mixed logits ``[B, K]`` and teachers' weights ``[B, M]``, from raw logits.
+
+        Args:
+            head: Its name.
+            logits_BMK: Raw logits, online or cached, NaN rows where a teacher is silent.
+            labels_B: Class ids (-1 unlabelled), for the schemes that look at them.
+            present_BM: Teachers that may speak, besides the NaN rows.
+            temperature: The loss's temperature; it matters when probabilities are mixed.
+        """
+        if present_BM is not None:
+            logits_BMK = logits_BMK.masked_fill(~present_BM.bool().unsqueeze(-1), torch.nan)
+        logits_BMK = self.scaled({head: logits_BMK})[head]
+        weights_BM = self.weights_for(head, logits_BMK, labels_B)
+        clean_BMK = logits_BMK.nan_to_num()
+        if self.config.mixing == "logits":
+            return mix_logits(clean_BMK, weights_BM), weights_BM
+        return mix_probabilities(clean_BMK, weights_BM, temperature=temperature), weights_BM
+
+    def mixer(self, temperature_of: Callable[[str], float] = lambda head: 1.0) -> Mixer:
+        """Returns `mix` as the function that a distillation task calls.
+
+        Args:
+            temperature_of: The loss's temperature of a head.
+        """
+
+        def mix(head: str, logits: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+            mixed, weights = self.mix(head, logits, labels, present, temperature=temperature_of(head))
+            return mixed, (weights.sum(-1) > 0).float()
+
+        return mix
+
+    def targets(
+        self,
+        logits: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor] | None = None,
+        *,
+        temperatures: Mapping[str, float] | float = 1.0,
+    ) -> TeacherTargets:
+        """Returns what the student is to match in all heads, from raw logits ``[B, M, K]`` (online or cached).
+
+        Args:
+            logits: Head to raw logits, as from `logits`.
+            labels: Head to class ids ``[B]``, -1 where unlabelled.
+            temperatures: The loss's temperature, one or by head.
+        """
+        mixed, weights, sample_weights = {}, {}, {}
+        for head, logits_BMK in logits.items():
+            single = isinstance(temperatures, float | int)
+            temperature = temperatures if single else temperatures.get(head, 1.0)
+            labels_B = None if labels is None else labels.get(head)
+            mixed[head], weights[head] = self.mix(head, logits_BMK, labels_B, temperature=float(temperature))
+            sample_weights[head] = (weights[head].sum(-1) > 0).float()
+        return TeacherTargets(mixed, weights, sample_weights)
+
+    def joint_targets(
+        self,
+        logits: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor] | None = None,
+        *,
+        pairs_P2: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns log-probabilities of (verb, noun) pairs ``[B, P]`` and a weight a sample ``[B]``.
+
+        The teachers' joint distributions are averaged, with the mean of their verb and noun weights; the mean of
+        products is not a product of means, so this target knows which verbs and nouns go together.
+        """
+        scaled = self.scaled(logits)
+        parts = [
+            self.weights_for(head, scaled[head], None if labels is None else labels.get(head))
+            for head in ("verb", "noun")
+        ]
+        present_BM = ~(torch.isnan(scaled["verb"][..., 0]) | torch.isnan(scaled["noun"][..., 0]))
+        weights_BM = renormalise((parts[0] + parts[1]) / 2, present_BM)
+        joint_BMP = torch.stack(
+            [
+                joint_log_probs(verb_BV, noun_BN, pairs_P2=pairs_P2)
+                for verb_BV, noun_BN in zip(
+                    scaled["verb"].nan_to_num().unbind(1), scaled["noun"].nan_to_num().unbind(1), strict=True
+                )
+            ],
+            dim=1,
+        )
+        return mix_probabilities(joint_BMP, weights_BM), (weights_BM.sum(-1) > 0).float()
