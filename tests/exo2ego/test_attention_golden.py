@@ -181,13 +181,17 @@ def test_gradient_checkpointing_recomputes_with_the_same_geometry() -> None:
             model.enable_gradient_checkpointing()
         guidance = GeometryGuidance(mode="cached").install(model)
         with guidance.active(ActiveGuidance(layout, tables, 1.0, "cached")):
-            loss = model(
-                data["hidden_states"],
-                timestep=data["timestep"],
-                encoder_hidden_states=data["encoder_hidden_states"],
-                encoder_hidden_states_image=data["encoder_hidden_states_image"],
-                return_dict=False,
-            )[0].square().mean()
+            loss = (
+                model(
+                    data["hidden_states"],
+                    timestep=data["timestep"],
+                    encoder_hidden_states=data["encoder_hidden_states"],
+                    encoder_hidden_states_image=data["encoder_hidden_states_image"],
+                    return_dict=False,
+                )[0]
+                .square()
+                .mean()
+            )
         loss.backward()  # outside the context on purpose: the geometry travels with the pass
         results.append(model.blocks[0].attn1.to_q.weight.grad)
     torch.testing.assert_close(results[0], results[1])

@@ -41,7 +41,9 @@ def scheduler_of(name: str):
     return build_scheduler("unipc" if name.startswith("UniPC") else "euler")
 
 
-@pytest.mark.parametrize("case", json.loads((GOLDEN / "canvas/index.json").read_text())["cases"][:2], ids=lambda c: c["file"])
+@pytest.mark.parametrize(
+    "case", json.loads((GOLDEN / "canvas/index.json").read_text())["cases"][:2], ids=lambda c: c["file"]
+)
 def test_input_and_sampling_loop_equal_the_reference(case: dict) -> None:
     data = load(f"canvas/{case['file']}")
     layout = layout_of(data, "noise_ego")

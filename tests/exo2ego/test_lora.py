@@ -14,7 +14,9 @@ from egoloom.exo2ego.lora import load_lora, lora_state, parse_lora, read_lora, s
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lora"
 NAMINGS = sorted(
-    path.name for path in GOLDEN.glob("tiny_*.safetensors") if path.stem not in {"tiny_base_weights", "tiny_merged_weights"}
+    path.name
+    for path in GOLDEN.glob("tiny_*.safetensors")
+    if path.stem not in {"tiny_base_weights", "tiny_merged_weights"}
 )
 FULL = json.loads((GOLDEN / "expected_full_size.json").read_text())
 
@@ -32,7 +34,10 @@ def base_transformer(seed: int = 0) -> WanTransformer3DModel:
 
 
 def base_weights() -> dict[str, torch.Tensor]:
-    return {key.removeprefix("transformer."): value for key, value in load_file(GOLDEN / "tiny_base_weights.safetensors").items()}
+    return {
+        key.removeprefix("transformer."): value
+        for key, value in load_file(GOLDEN / "tiny_base_weights.safetensors").items()
+    }
 
 
 def forward(model: WanTransformer3DModel) -> torch.Tensor:

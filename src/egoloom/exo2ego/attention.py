@@ -138,9 +138,8 @@ def _attend_flex(query, key, value, guidance: ActiveGuidance, layer: int):
         ego_row = torch.clamp(row - num_exo, min=0)
         exo_column = torch.clamp(column, max=num_exo - 1)
         frame, table = ego_row // per_frame, torch.clamp(batch, max=last_table)
-        cosine = sum(
-            rays[table, ego_row, axis] * directions[table, frame, exo_column, axis] for axis in range(3)
-        ).clamp(-1.0, 1.0)
+        products = [rays[table, ego_row, axis] * directions[table, frame, exo_column, axis] for axis in range(3)]
+        cosine = torch.clamp(products[0] + products[1] + products[2], -1.0, 1.0)
         scaled = torch.where(cosine > 0, cosine * scale, cosine) if scale > 1 else cosine * scale
         bias = torch.where(column < num_exo, torch.log(scaled + (1 + 1e-6)), NEUTRAL_BIAS)
         return score + torch.where(row >= num_exo, bias, 0.0).to(score.dtype)
@@ -171,9 +170,7 @@ def _attend_vmf(query, key, value, guidance: ActiveGuidance, layer: int):
     key_features = directions.permute(0, 2, 1, 3).reshape(batch, 1, num_exo, 3 * frames)
     key_features = nn.functional.pad(key_features, (0, 0, 0, key.shape[2] - num_exo))
     full = (query.shape[0], heads)
-    ego_query = torch.cat(
-        [query[:, :, num_exo:], features.expand(*full, -1, -1).to(query.dtype)], dim=-1
-    )
+    ego_query = torch.cat([query[:, :, num_exo:], features.expand(*full, -1, -1).to(query.dtype)], dim=-1)
     wide_key = torch.cat([key, key_features.expand(*full, -1, -1).to(key.dtype)], dim=-1)
     wide_value = nn.functional.pad(value, (0, 3 * frames))
     exo = scaled_dot_product_attention(query[:, :, :num_exo], key, value)
@@ -209,7 +206,7 @@ class GeometryGuidedAttnProcessor(WanAttnProcessor):
         """Returns ``[B, N, C]``; tokens are in the order [exo | ego] whenever geometry is present."""
         if rotary_emb is None or len(rotary_emb) == 2:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        cos, sin, guidance = rotary_emb
+        cos, sin, guidance = rotary_emb  # type: ignore[misc]
         if getattr(attn, "fused_projections", False):
             query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
@@ -326,5 +323,7 @@ def check_mode(mode: str) -> GuidanceMode:
         UserError: If the mode is unknown.
     """
     if mode not in get_args(GuidanceMode):
-        raise UserError(f"Unknown mode of geometry-guided attention: {mode!r}", allowed=", ".join(get_args(GuidanceMode)))
+        raise UserError(
+            f"Unknown mode of geometry-guided attention: {mode!r}", allowed=", ".join(get_args(GuidanceMode))
+        )
     return mode  # type: ignore[return-value]

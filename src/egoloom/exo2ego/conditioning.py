@@ -74,9 +74,7 @@ def canvas_mask(
                 f"The hole mask has {ego_known_BTHW.shape[1]} frames, the canvas stands for {num_pixel_frames}",
                 fix="give one mask per frame of the ego prior",
             )
-        mask[..., layout.exo_width :] = adaptive_avg_pool2d(
-            ego_known_BTHW.float(), (layout.height, layout.ego_width)
-        )
+        mask[..., layout.exo_width :] = adaptive_avg_pool2d(ego_known_BTHW.float(), (layout.height, layout.ego_width))
     return fold_time(mask, time_stride)
 
 
@@ -107,7 +105,10 @@ def noised_canvas(
 
 
 def ego_flow_loss(
-    velocity_BZFHW: torch.Tensor, ego_BZFHW: torch.Tensor, noise_BZFHW: torch.Tensor, weight_B: torch.Tensor | None = None
+    velocity_BZFHW: torch.Tensor,
+    ego_BZFHW: torch.Tensor,
+    noise_BZFHW: torch.Tensor,
+    weight_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the flow-matching loss on ego columns, a mean over the batch.
 

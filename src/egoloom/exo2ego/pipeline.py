@@ -1,0 +1,388 @@
+"""``EgoXPipeline``: ego video from an exo video and an ego prior, on stock diffusers components.
+
+Every size is read from the components' configurations, so Wan 2.1 14B with the published EgoX LoRA, smaller Wan
+variants and the tiny model are this same code.
+
+Legend: B batch, T pixel frames, F latent frames, Z latent channels, H rows, W columns, L text tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, WanTransformer3DModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from egoloom.errors import UserError
+from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance, GuidanceMode, check_mode
+from egoloom.exo2ego.bias import DirectionTables
+from egoloom.exo2ego.conditioning import (
+    ExoMask,
+    canvas_mask,
+    condition,
+    join_views,
+    transformer_input,
+    zero_exo_velocity,
+)
+from egoloom.exo2ego.latents import decode_video, encode_video, latent_strides
+from egoloom.exo2ego.layout import CanvasLayout
+from egoloom.exo2ego.lora import LoraReport, LoraWeights, load_lora
+from egoloom.exo2ego.prediction import Prediction, ego_velocity
+from egoloom.exo2ego.samples import GeneratorSample
+from egoloom.exo2ego.schedule import set_noise_levels
+from egoloom.exo2ego.text import embed_texts
+from egoloom.exo2ego.windows import known_latent_frames, plan_windows
+
+
+@dataclass
+class EgoXOutput(BaseOutput):
+    """Generated clips.
+
+    Args:
+        frames: RGB ``uint8`` ``[B, T, 3, H, W]``.
+        latents: Normalised canvas latents of the last window, ``[B, Z, F, h, w]``.
+    """
+
+    frames: torch.Tensor
+    latents: torch.Tensor
+
+
+@dataclass
+class PreparedClips:
+    """Everything of a batch of clips that stays the same over all denoising steps.
+
+    Args:
+        layout: The canvas.
+        exo: Clean exo latents.
+        prior: Latents of the ego prior.
+        given: Mask and condition channels.
+        tables: Pooled directions, if there is geometry.
+    """
+
+    layout: CanvasLayout
+    exo: torch.Tensor
+    prior: torch.Tensor
+    given: torch.Tensor
+    tables: DirectionTables | None
+
+
+class EgoXPipeline(DiffusionPipeline):
+    """Generates ego video with EgoX (arXiv 2512.08269).
+
+    Args:
+        vae: ``AutoencoderKLWan``, or anything with its interface.
+        transformer: Stock ``WanTransformer3DModel`` with ``2 Z + s`` input channels.
+        scheduler: A flow-matching scheduler (UniPC or Euler).
+        guidance: Geometry-guided attention; installed on the transformer here.
+        tokenizer: Of the text encoder, optional.
+        text_encoder: UMT5, optional; without it captions must be empty or given as embeddings.
+        image_processor: Of the image encoder, optional.
+        image_encoder: CLIP vision model, optional.
+        prediction: What the network's output means.
+        exo_mask: Which exo latents the mask marks as given; published weights want ``first_frame``.
+        use_hole_mask: Fills the mask of the ego columns with the prior's coverage (ours; published weights want False).
+        sample_latents: Draws latents from the autoencoder's posterior, as the reference does, instead of its mode.
+        text_length: Text tokens; Wan models with image conditioning want 512.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
+    _optional_components = ["tokenizer", "text_encoder", "image_processor", "image_encoder"]  # noqa: RUF012
+    _exclude_from_cpu_offload = ["guidance"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vae: Any,
+        transformer: WanTransformer3DModel,
+        scheduler: Any,
+        guidance: GeometryGuidance,
+        tokenizer: Any = None,
+        text_encoder: Any = None,
+        image_processor: Any = None,
+        image_encoder: Any = None,
+        prediction: Prediction = "velocity",
+        exo_mask: ExoMask = "first_frame",
+        use_hole_mask: bool = False,
+        sample_latents: bool = False,
+        text_length: int = 512,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            transformer=transformer,
+            scheduler=scheduler,
+            guidance=guidance,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            image_processor=image_processor,
+            image_encoder=image_encoder,
+        )
+        self.register_to_config(
+            prediction=prediction,
+            exo_mask=exo_mask,
+            use_hole_mask=use_hole_mask,
+            sample_latents=sample_latents,
+            text_length=text_length,
+        )
+        time_stride, _ = latent_strides(vae)
+        expected = 2 * vae.config["z_dim"] + time_stride
+        if transformer.config["in_channels"] != expected:
+            raise UserError(
+                f"The transformer takes {transformer.config['in_channels']} channels, the autoencoder needs {expected}: "
+                f"{vae.config['z_dim']} of latents, {time_stride} of the mask, {vae.config['z_dim']} of the condition"
+            )
+        guidance.install(transformer)
+
+    # --- preparation ------------------------------------------------------------------------------------------
+
+    def prepare(self, samples: Sequence[GeneratorSample], generator: torch.Generator | None = None) -> PreparedClips:
+        """Returns the constant inputs of a batch of clips of one size.
+
+        Raises:
+            UserError: If sizes differ, are not divisible, or the frames cannot be coded.
+        """
+        self._check_sizes(samples)
+        draw = {"sample": self.config["sample_latents"], "generator": generator}
+        exo = encode_video(self.vae, torch.stack([sample.exo_TCHW for sample in samples]), **draw)
+        prior = encode_video(self.vae, torch.stack([sample.prior_TCHW for sample in samples]), **draw)
+        return self.prepare_latents(samples, exo, prior)
+
+    def prepare_latents(
+        self, samples: Sequence[GeneratorSample], exo_BZFHW: torch.Tensor, prior_BZFHW: torch.Tensor
+    ) -> PreparedClips:
+        """Returns the constant inputs from latents that are already there."""
+        layout = CanvasLayout(
+            exo_BZFHW.shape[2],
+            exo_BZFHW.shape[3],
+            exo_BZFHW.shape[4],
+            prior_BZFHW.shape[4],
+            tuple(self.transformer.config["patch_size"]),
+        )
+        known = None
+        if self.config["use_hole_mask"]:
+            known = torch.stack([~sample.hole_THW for sample in samples])  # type: ignore[operator]
+        mask = canvas_mask(
+            layout,
+            time_stride=latent_strides(self.vae)[0],
+            exo_mask=self.config["exo_mask"],
+            ego_known_BTHW=known,
+            batch=len(samples),
+        )
+        given = condition(exo_BZFHW, prior_BZFHW, mask.to(exo_BZFHW))
+        with_geometry = [sample.geometry for sample in samples if sample.geometry is not None]
+        tables = None
+        if len(with_geometry) == len(samples):
+            tables = DirectionTables.stack([geometry.tables(layout) for geometry in with_geometry])
+        elif with_geometry:
+            raise UserError("Some clips of a batch have geometry and some have none", fix="generate them apart")
+        return PreparedClips(layout, exo_BZFHW, prior_BZFHW, given, tables)
+
+    def _check_sizes(self, samples: Sequence[GeneratorSample]) -> None:
+        time_stride, side = latent_strides(self.vae)
+        patch = self.transformer.config["patch_size"]
+        shapes = {(tuple(sample.exo_TCHW.shape), tuple(sample.prior_TCHW.shape)) for sample in samples}
+        if len(shapes) != 1:
+            raise UserError(f"The clips of a batch have {len(shapes)} different sizes", fix="generate them apart")
+        sample = samples[0]
+        if (sample.num_frames - 1) % time_stride:
+            raise UserError(
+                f"{sample.name} has {sample.num_frames} frames",
+                allowed=f"{time_stride} k + 1",
+                fix="sample.fit_length()",
+            )
+        sizes = (
+            ("height", sample.prior_TCHW.shape[2], side * patch[1]),
+            ("ego width", sample.prior_TCHW.shape[3], side * patch[2]),
+            ("exo width", sample.exo_TCHW.shape[3], side * patch[2]),
+        )
+        for name, value, step in sizes:
+            if value % step:
+                raise UserError(
+                    f"{sample.name}: the {name} of {value} px is not divisible by {step}",
+                    allowed=f"multiples of {step}, e.g. {max(step, round(value / step) * step)}",
+                    fix="resize or pad the video",
+                )
+
+    # --- generation -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        samples: GeneratorSample | Sequence[GeneratorSample],
+        *,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        unconditional_every: int = 1,
+        geometry_scale: float | None = None,
+        mode: GuidanceMode | None = None,
+        window_frames: int | None = None,
+        overlap_frames: int = 1,
+        seed: int = 0,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        callback_on_step_end: Callable[[int, int, torch.Tensor], None] | None = None,
+    ) -> EgoXOutput:
+        """Generates one ego clip per sample.
+
+        Args:
+            samples: Clips of one size; any number of frames.
+            num_inference_steps: Denoising steps.
+            guidance_scale: Classifier-free guidance; at 1 the unconditional branch is not computed (few-step LoRAs).
+            unconditional_every: Computes the unconditional branch at every n-th step and keeps the difference between.
+            geometry_scale: The factor lambda; the guidance component's own by default, 0 switches geometry off.
+            mode: How geometry is applied; the guidance component's own by default.
+            window_frames: Frames generated at once; the whole clip by default.
+            overlap_frames: Frames that neighbouring windows share.
+            seed: Seed of the noise.
+            prompt_embeds: ``[B, L, D]`` in place of captions.
+            negative_prompt_embeds: ``[B, L, D]`` of the unconditional branch.
+            image_embeds: ``[B, I, D]`` for transformers with image conditioning.
+            callback_on_step_end: Called with step, timestep and latents.
+        """
+        samples = [samples] if isinstance(samples, GeneratorSample) else list(samples)
+        if not samples:
+            raise UserError("There is no clip to generate")
+        time_stride, _ = latent_strides(self.vae)
+        num_frames = samples[0].num_frames
+        padded = [sample.fit_length(time_stride) for sample in samples]
+        total = padded[0].num_frames
+        branches = self._text_branches(samples, guidance_scale, prompt_embeds, negative_prompt_embeds)
+        options = StepOptions(
+            guidance_scale, unconditional_every, geometry_scale, mode, image_embeds, callback_on_step_end
+        )
+        generator = torch.Generator("cpu").manual_seed(seed)
+        frames: torch.Tensor | None = None
+        latents = torch.empty(0)
+        for start, stop in plan_windows(total, window_frames or total, overlap_frames, time_stride):
+            part = [sample.window(start, stop, time_stride) for sample in padded]
+            known = None if frames is None else frames[:, start:]
+            latents, layout = self._denoise(part, known, branches, num_inference_steps, generator, options)
+            fresh = decode_video(self.vae, latents[..., layout.exo_width :])
+            # The shared frames stay as they were first generated; the window continues them.
+            frames = fresh if frames is None else torch.cat([frames, fresh[:, frames.shape[1] - start :]], dim=1)
+        if frames is None:
+            raise UserError("There are no frames to generate")
+        self.maybe_free_model_hooks()
+        return EgoXOutput(frames=frames[:, :num_frames], latents=latents)
+
+    def _denoise(self, samples, known_frames, branches, num_steps, generator, options: "StepOptions"):
+        clips = self.prepare(samples, generator)
+        layout, device = clips.layout, clips.exo.device
+        ego_noise = randn_tensor(clips.prior.shape, generator=generator, device=device, dtype=clips.prior.dtype)
+        known = None
+        if known_frames is not None:
+            usable = known_latent_frames(known_frames.shape[1], latent_strides(self.vae)[0])
+            frames = 1 + (usable - 1) * latent_strides(self.vae)[0]
+            known = encode_video(self.vae, known_frames[:, :frames])
+        set_noise_levels(self.scheduler, num_steps)
+        latents = join_views(clips.exo, ego_noise)
+        guided = self._guidance_of(clips, options)
+        difference = None
+        with self.guidance.active(guided), self._steps_bar() as progress:
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                sigma = self.scheduler.sigmas[step].to(device).expand(len(latents))
+                latents = _hold_known(latents, known, ego_noise, sigma[0], layout.exo_width)
+                velocity, difference = self._velocity(
+                    clips, latents, timestep, sigma, branches, step, difference, options
+                )
+                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                if not bool(torch.isfinite(latents).all()):
+                    raise UserError(
+                        f"The latents became NaN or infinite at step {step + 1} of {num_steps}",
+                        fix="check the weights and the LoRA; in half precision use bfloat16",
+                    )
+                if options.callback is not None:
+                    options.callback(step, int(timestep), latents)
+                progress.update()
+        return _hold_known(latents, known, ego_noise, latents.new_zeros(()), layout.exo_width), layout
+
+    def _steps_bar(self) -> Any:
+        return self.progress_bar(total=len(self.scheduler.timesteps))  # type: ignore[call-arg]
+
+    def _guidance_of(self, clips: PreparedClips, options: "StepOptions") -> ActiveGuidance | None:
+        scale = self.guidance.config["scale_inference"] if options.geometry_scale is None else options.geometry_scale
+        if clips.tables is None or scale == 0:
+            return None
+        mode = check_mode(options.mode or self.guidance.config["mode"])
+        return ActiveGuidance(clips.layout, clips.tables.to(clips.exo.device), float(scale), mode)
+
+    def _velocity(self, clips, latents, timestep, sigma, branches, step, difference, options: "StepOptions"):
+        """The guided velocity of the canvas, and the last difference between the two branches."""
+        x = transformer_input(latents, clips.given).to(self.transformer.dtype)
+        velocity = self._branch(x, timestep, branches[0], options)
+        if len(branches) == 2:
+            if difference is None or step % options.unconditional_every == 0:
+                difference = velocity - self._branch(x, timestep, branches[1], options)
+            velocity = velocity + (options.guidance_scale - 1.0) * difference
+        exo_width = clips.layout.exo_width
+        ego = ego_velocity(
+            self.config["prediction"], velocity[..., exo_width:], latents[..., exo_width:], clips.prior, sigma
+        )
+        velocity = torch.cat([velocity[..., :exo_width], ego], dim=-1)
+        return zero_exo_velocity(velocity, exo_width), difference
+
+    def _branch(self, x, timestep, text, options: "StepOptions") -> torch.Tensor:
+        return self.transformer(
+            hidden_states=x,
+            timestep=timestep.to(x.device).expand(len(x)),
+            encoder_hidden_states=text.to(x).expand(len(x), -1, -1),
+            encoder_hidden_states_image=self._image_tokens(x, options.image_embeds),
+            return_dict=False,
+        )[0].float()
+
+    # --- text, image, weights ---------------------------------------------------------------------------------
+
+    def _text_branches(self, samples, guidance_scale, prompt_embeds, negative_prompt_embeds) -> list[torch.Tensor]:
+        """Embeddings of the conditional and, with guidance, of the unconditional branch; encoded once per call."""
+        text_dim, length = self.transformer.config["text_dim"], self.config["text_length"]
+        if prompt_embeds is None:
+            captions = [sample.caption for sample in samples]
+            if any(captions) and self.text_encoder is None:
+                captions = [""] * len(captions)
+            prompt_embeds = embed_texts(self.tokenizer, self.text_encoder, captions, length, text_dim)
+        if guidance_scale == 1.0:
+            return [prompt_embeds]
+        if negative_prompt_embeds is None:
+            negative_prompt_embeds = embed_texts(self.tokenizer, self.text_encoder, [""], length, text_dim)
+        if torch.equal(prompt_embeds, negative_prompt_embeds.expand_as(prompt_embeds)):
+            return [prompt_embeds]  # both branches are the same network on the same input
+        return [prompt_embeds, negative_prompt_embeds]
+
+    def _image_tokens(self, x: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor | None:
+        image_dim = self.transformer.config["image_dim"]
+        if image_dim is None:
+            return None
+        if image_embeds is None:
+            return x.new_zeros(len(x), 1, image_dim)
+        return image_embeds.to(x).expand(len(x), -1, -1)
+
+    def load_lora(
+        self, source: str | Path | Mapping[str, torch.Tensor] | LoraWeights, *, scale: float = 1.0, strict: bool = True
+    ) -> LoraReport:
+        """Adds a LoRA under any of the accepted namings, unfused; returns the key report."""
+        return load_lora(self.transformer, source, scale=scale, strict=strict)
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Options that every denoising step reads."""
+
+    guidance_scale: float
+    unconditional_every: int
+    geometry_scale: float | None
+    mode: GuidanceMode | None
+    image_embeds: torch.Tensor | None
+    callback: Callable[[int, int, torch.Tensor], None] | None
+
+
+def _hold_known(latents, known, noise, sigma, exo_width: int) -> torch.Tensor:
+    """The canvas with the ego latents that an earlier window fixed set to them, at the present noise level."""
+    if known is None:
+        return latents
+    count = known.shape[2]
+    held = latents.clone()
+    held[:, :, :count, :, exo_width:] = (1 - sigma) * known + sigma * noise[:, :, :count]
+    return held

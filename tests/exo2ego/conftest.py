@@ -1,0 +1,85 @@
+"""Small synthetic takes: a textured wall seen by a still exo camera and a moving ego camera."""
+
+import pytest
+import torch
+
+from egoloom.cameras import Pinhole, look_at
+from egoloom.exo2ego.clip_geometry import geometry_from_cameras
+from egoloom.exo2ego.samples import GeneratorSample
+from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
+
+DISTANCE_M = 2.0
+
+
+def wall_texture(xy: torch.Tensor, seed: int) -> torch.Tensor:
+    """Colours [..., 3] in 0..1 of points on the wall."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.randn(2, 12, generator=generator) * 3
+    phase = torch.rand(12, generator=generator) * 6.28
+    mix = torch.rand(12, 3, generator=generator)
+    return torch.sigmoid(torch.sin(xy @ frequency + phase) @ (mix - 0.5) * 2)
+
+
+def wall_view(camera: Pinhole, pose: torch.Tensor, seed: int) -> torch.Tensor:
+    """The frame [3, H, W] uint8 of the plane z = DISTANCE_M."""
+    rays = (camera.rays(unit=False)[0] @ pose[:3, :3].T).float()
+    reach = (DISTANCE_M - pose[2, 3].float()) / rays[..., 2]
+    points = pose[:3, 3].float() + rays * reach[..., None]
+    return (wall_texture(points[..., :2], seed) * 255).round().to(torch.uint8).permute(2, 0, 1)
+
+
+def build_sample(num_frames: int = 9, size: int = 32, exo_width: int = 48, seed: int = 0) -> GeneratorSample:
+    exo_camera = Pinhole([30.0, 30.0, exo_width / 2, size / 2], (exo_width, size))
+    ego_camera = Pinhole([20.0, 20.0, size / 2, size / 2], (size, size))
+    exo_pose = torch.eye(4, dtype=torch.float64)
+    steps = torch.linspace(-0.3, 0.3, num_frames, dtype=torch.float64)
+    up = torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64)
+    ego_poses = torch.stack(
+        [
+            look_at(
+                torch.tensor([0.4 + x, 0.1, 0.8], dtype=torch.float64),
+                torch.tensor([0.4 + x, 0.1, 2.0], dtype=torch.float64),
+                up,
+            )
+            for x in steps
+        ]
+    )
+    truth = torch.stack([wall_view(ego_camera, pose, seed) for pose in ego_poses])
+    hole = torch.zeros(num_frames, size, size, dtype=torch.bool)
+    hole[:, size // 3 : size // 2, size // 4 : size // 2] = True
+    exo = wall_view(exo_camera, exo_pose, seed)[None].expand(num_frames, -1, -1, -1).contiguous()
+    depth = torch.full((num_frames, size, exo_width), DISTANCE_M)
+    return GeneratorSample(
+        name=f"wall{seed}",
+        exo_TCHW=exo,
+        prior_TCHW=torch.where(hole[:, None], 0, (truth.float() * 0.8).to(torch.uint8)),
+        truth_TCHW=truth,
+        hole_THW=hole,
+        geometry=geometry_from_cameras(depth, exo_camera, exo_pose, ego_camera, ego_poses, pixel_step=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_sample():
+    """The maker of takes; test modules cannot import from here."""
+    return build_sample
+
+
+@pytest.fixture(scope="session")
+def sample() -> GeneratorSample:
+    return build_sample()
+
+
+@pytest.fixture
+def tiny_config() -> TinyConfig:
+    return TinyConfig(z_dim=12, num_layers=2, num_heads=2, head_dim=16, ffn_dim=64)
+
+
+@pytest.fixture
+def pipeline(tiny_config: TinyConfig, sample: GeneratorSample):
+    from egoloom.exo2ego.training import train_tiny_vae
+
+    vae = train_tiny_vae([sample.truth_TCHW, sample.exo_TCHW], tiny_config, show_progress=False)
+    pipe = build_tiny_pipeline(tiny_config, vae=vae)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
