@@ -109,9 +109,9 @@ def test_dist_matches_published_code(golden):
             inter = dist_kd(student, teacher, **options, inter_weight=1.0, intra_weight=0.0)
             intra = dist_kd(student, teacher, **options, inter_weight=0.0, intra_weight=1.0)
             total = dist_kd(student, teacher, **options, inter_weight=h["beta"], intra_weight=h["gamma"])
-            assert float(inter) == pytest.approx(float(arrays[f"{key}/dist_inter"]), rel=1e-4, abs=1e-4)
-            assert float(intra) == pytest.approx(float(arrays[f"{key}/dist_intra"]), rel=1e-4, abs=1e-4)
-            assert float(total) == pytest.approx(float(arrays[f"{key}/dist"]), rel=1e-4, abs=1e-4)
+            assert inter.item() == pytest.approx(float(arrays[f"{key}/dist_inter"]), rel=1e-4, abs=1e-4)
+            assert intra.item() == pytest.approx(float(arrays[f"{key}/dist_intra"]), rel=1e-4, abs=1e-4)
+            assert total.item() == pytest.approx(float(arrays[f"{key}/dist"]), rel=1e-4, abs=1e-4)
 
 
 def test_dist_gradient_matches_published_code(golden):
