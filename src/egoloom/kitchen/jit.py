@@ -1,0 +1,18 @@
+"""One decorator for compiled kernels: cached on disk where a folder can be written, compiled anew where none can."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns ``function`` compiled without fast-math, so that results are the same on every processor.
+
+    Numba looks for a writable cache beside the source, then in the user's cache folder; if neither exists (a
+    read-only installation without a home) it refuses to cache, and the kernel is compiled once per process.
+    """
+    try:
+        return numba.njit(cache=True, fastmath=False, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        return numba.njit(fastmath=False, nogil=True, error_model="numpy")(function)

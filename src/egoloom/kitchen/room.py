@@ -1,0 +1,368 @@
+"""The kitchen itself: where its stations lie, how it looks, and its fixed and hinged parts.
+
+World axes: x along the counter, y into the wall, z up, metres; the counter's front edge is y = 0, the floor z = 0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from egoloom.kitchen import materials as looks
+from egoloom.kitchen.materials import Material, srgb
+from egoloom.kitchen.meshes import Mesh, box, cylinder, join, lathe, quad, sphere
+from egoloom.kitchen.props import bent_tube
+
+COUNTER_Z, WALL_Y = 0.90, 0.62
+SINK_Y, TAP_Y = (0.07, 0.43), 0.485
+SINK_HALF, SINK_DEPTH = 0.26, 0.17
+DRAWER_HALF, DRAWER_Z = 0.26, (0.685, 0.845)
+CUPBOARD_Y, CUPBOARD_Z = 0.30, (1.36, 2.00)
+CUPBOARD_HALF = 0.21
+LEVER_TIP = 0.085
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """Layout and colours of one kitchen; x positions in metres, ``camera_side`` is where the exo camera stands."""
+
+    sink_x: float
+    hob_x: float
+    prep_x: float
+    camera_side: float
+    camera_angle_deg: float
+    camera_distance: float
+    camera_height: float
+    palette: dict[str, Material]
+    lamp: tuple[float, float, float]
+    warmth: float
+
+
+def make_kitchen(seed: int, number: int) -> Kitchen:
+    """Returns kitchen number ``number`` of a store; the same for every clip."""
+    rng = np.random.default_rng([seed, 202, number])
+    sink_x, hob_x = (-0.95, 0.95) if rng.random() < 0.5 else (0.95, -0.95)
+    return Kitchen(
+        sink_x=sink_x,
+        hob_x=hob_x,
+        prep_x=0.0,
+        camera_side=1.0 if rng.random() < 0.6 else -1.0,
+        camera_angle_deg=float(rng.uniform(80, 96)),
+        camera_distance=float(rng.uniform(1.55, 1.8)),
+        camera_height=float(rng.uniform(1.48, 1.72)),
+        palette=_palette(rng),
+        lamp=(float(rng.uniform(-0.4, 0.4)), float(rng.uniform(-0.75, -0.35)), 2.38),
+        warmth=float(rng.uniform(0, 1)),
+    )
+
+
+def _pick(rng: np.random.Generator, colors: str) -> tuple[float, float, float]:
+    names = colors.split()
+    return srgb(names[int(rng.integers(len(names)))])
+
+
+def _scaled(color: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
+    return (color[0] * factor, color[1] * factor, color[2] * factor)
+
+
+def _palette(rng: np.random.Generator) -> dict[str, Material]:
+    front, top = (
+        _pick(rng, "e8e4da 6f8a7a 394b5e c9b79c a9b8be 7d4f3a"),
+        _pick(rng, "3b3b3d b9b2a6 8a6b4a d8d3ca 5e6263"),
+    )
+    tile, wall = _pick(rng, "e9e6df c7d6d4 dcc9a8 9fb4bd e7d9d0"), _pick(rng, "e6dfd0 cfd8d6 e8d8c0 d5cde0 dfe5da")
+    stone = int(rng.choice([looks.SPECKLE, looks.SPECKLE, looks.WOOD]))
+    floor = _pick(rng, "8f6b48 a98a63 6b5341 b5a48c")
+    mug, plate = _pick(rng, "b8432f 2d6f8f e0b23c 4f7f52 7a4b8a 20242a"), _pick(rng, "f1eee6 dfe9ee f0e2cf")
+    fixed = {
+        "front": Material(front, _scaled(front, 0.86), looks.WOOD, 6.0, specular=0.12),
+        "front_edge": Material(_scaled(front, 0.55), specular=0.05),
+        "carcass": Material(_scaled(front, 0.45), specular=0.02),
+        "inside": Material(srgb("d8c6a2"), srgb("c2ab82"), looks.WOOD, 7.0, specular=0.03),
+        "counter": Material(top, _scaled(top, 0.62), stone, 90.0 if stone == looks.SPECKLE else 7.0, specular=0.22, gloss=40),
+        "tiles": Material(tile, _scaled(tile, 0.6), looks.TILES, float(rng.choice([6.7, 10.0, 13.0])), specular=0.2, gloss=30),
+        "wall": Material(wall, _scaled(wall, 0.9), looks.PLASTER, 3.0, specular=0.0),
+        "ceiling": Material(srgb("efeeea"), specular=0.0, casts=False),
+        "floor": Material(floor, _scaled(floor, 0.5), looks.BOARDS, 8.0, specular=0.12),
+        "steel": Material(srgb("b9bdc0"), srgb("84898d"), looks.BRUSHED, 12.0, specular=0.7, gloss=30),
+        "chrome": Material(srgb("c8ccd0"), srgb("7b8186"), looks.BRUSHED, 5.0, specular=1.2, gloss=60),
+        "knob": Material(_pick(rng, "c9ccd0 2a2a2c b08d4c"), specular=0.8, gloss=40),
+        "glass": Material(srgb("bcd7ee"), emission=1.1, specular=0.0, casts=False),
+        "frame_wood": Material(srgb("efece4"), specular=0.05),
+        "hob": Material(srgb("1b1c1f"), specular=0.5, gloss=60),
+        "ring": Material(srgb("6d3a34"), specular=0.1),
+        "art": Material(_pick(rng, "c5533b 3c6b86 d9a441"), _pick(rng, "efe6d2 21352f"), looks.PLASTER, 7.0, specular=0.0),
+        "table": Material(srgb("9b7450"), srgb("6e4e33"), looks.WOOD, 5.0),
+        "fridge": Material(_pick(rng, "dfe2e4 9ba1a6 c94b42"), specular=0.3),
+    }  # fmt: skip
+    return {**fixed, **_prop_palette(rng, mug, plate)}
+
+
+def _prop_palette(rng: np.random.Generator, mug: tuple, plate: tuple) -> dict[str, Material]:
+    bottle = _pick(rng, "3f7d4e 9cc3d6 7a4a25 cfd8dc")
+    return {
+        "mug": Material(mug, specular=0.5, gloss=40),
+        "plate": Material(plate, specular=0.4, gloss=40),
+        "rim": Material(_pick(rng, "2d4f8f b8432f 5f7d57 d9b44a"), specular=0.4, gloss=40),
+        "bottle": Material(bottle, specular=0.7, gloss=50),
+        "label": Material(_pick(rng, "f2ead2 e7e3f0"), _pick(rng, "c43b2f 2f5b8c"), looks.TILES, 26.0, specular=0.05),
+        "cap": Material(_pick(rng, "b8332a 2a5fa0 e5e5e5 2c2c2c"), specular=0.3),
+        "pot": Material(_pick(rng, "aeb3b7 8c2a22 3b4a52 d08a2e"), specular=0.6, gloss=30),
+        "stew": Material(srgb("b4622a"), srgb("d9a04b"), looks.CRUMB, 60.0, specular=0.25),
+        "handle": Material(srgb("2a2a2b"), specular=0.2),
+        "blade": Material(srgb("d3d7da"), specular=1.1, gloss=40),
+        "grip": Material(_pick(rng, "231f1c 5a3b22"), specular=0.2),
+        "spoon": Material(srgb("b98a55"), srgb("96683a"), looks.WOOD, 20.0, specular=0.05),
+        "sponge": Material(_pick(rng, "f0d14a e58fb0 f0a24a"), srgb("c9a52b"), looks.CRUMB, 120.0, specular=0.0),
+        "scrub": Material(srgb("3f7a43"), specular=0.0),
+        "board": Material(srgb("c89f6a"), srgb("a67c48"), looks.WOOD, 10.0, specular=0.05),
+        "bowl": Material(_pick(rng, "e5e0d5 5d87a1 c96f4a"), specular=0.4),
+        "apple": Material(_pick(rng, "b42c25 7fa33a d8b13e"), specular=0.3),
+        "carrot": Material(srgb("e2761b"), srgb("c65d10"), looks.RINGS, 60.0, specular=0.12),
+        "carrot_cut": Material(srgb("f39a3c"), specular=0.15),
+        "leaf": Material(srgb("4d7a2c"), specular=0.05),
+        "crust": Material(srgb("a9682f"), srgb("7c4519"), looks.CRUMB, 60.0, specular=0.04),
+        "crumb": Material(srgb("f0ddb4"), srgb("dcc08b"), looks.CRUMB, 130.0, specular=0.0),
+        "water": Material(srgb("cfe6f5"), srgb("8fb4cc"), looks.STREAM, 30.0, specular=0.8, veil=True, casts=False),
+    }  # fmt: skip
+
+
+def fixed_parts(kitchen: Kitchen) -> dict[str, Mesh]:
+    """Returns the parts that never move, by name."""
+    return {
+        "room": _room(),
+        "counter": _counter(kitchen),
+        "cabinets": _cabinets(kitchen),
+        "sink": _sink(kitchen),
+        "tap": _tap(kitchen),
+        "hob": _hob(kitchen),
+        "shelf": _wall_cupboard(kitchen),
+        "window": _window(kitchen),
+        "furniture": _furniture(),
+    }
+
+
+def _room() -> Mesh:
+    low, high = np.array([-2.7, -2.7, 0.0]), np.array([2.7, WALL_Y, 2.5])
+    x0, y0, z0 = low
+    x1, y1, z1 = high
+
+    def flat(corners: list, material: str, a: int, b: int) -> Mesh:
+        corners = np.array(corners, float)
+        return quad(corners, material, np.stack([corners[:, a], corners[:, b], np.full(4, 0.31)], -1))
+
+    return join(
+        flat([(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], "floor", 0, 1),
+        flat([(x0, y1, z1), (x1, y1, z1), (x1, y0, z1), (x0, y0, z1)], "ceiling", 0, 1),
+        flat([(x0, y1, 1.42), (x1, y1, 1.42), (x1, y1, z1), (x0, y1, z1)], "wall", 0, 2),
+        flat([(x0, y1, z0), (x1, y1, z0), (x1, y1, 1.42), (x0, y1, 1.42)], "tiles", 0, 2),
+        flat([(x1, y0, z0), (x0, y0, z0), (x0, y0, z1), (x1, y0, z1)], "wall", 0, 2),
+        flat([(x0, y0, z0), (x0, y1, z0), (x0, y1, z1), (x0, y0, z1)], "wall", 1, 2),
+        flat([(x1, y1, z0), (x1, y0, z0), (x1, y0, z1), (x1, y1, z1)], "wall", 1, 2),
+    )
+
+
+def _counter(kitchen: Kitchen) -> Mesh:
+    z0, z1 = COUNTER_Z - 0.035, COUNTER_Z
+    a, b = kitchen.sink_x - SINK_HALF, kitchen.sink_x + SINK_HALF
+    return join(
+        box((-1.75, 0.0, z0), (a, WALL_Y, z1), "counter"),
+        box((b, 0.0, z0), (1.75, WALL_Y, z1), "counter"),
+        box((a, 0.0, z0), (b, SINK_Y[0], z1), "counter"),
+        box((a, SINK_Y[1], z0), (b, WALL_Y, z1), "counter"),
+    )
+
+
+def _cabinets(kitchen: Kitchen) -> Mesh:
+    parts = [box((-1.75, 0.06, 0.0), (1.75, WALL_Y, 0.10), "carcass")]
+    top = COUNTER_Z - 0.036
+    a, b = kitchen.prep_x - DRAWER_HALF, kitchen.prep_x + DRAWER_HALF
+    # Left and right of the drawer: closed carcasses; around it: a recess that the drawer slides out of.
+    for low, high in ((-1.75, a), (b, 1.75)):
+        inside = low < kitchen.sink_x < high
+        parts.append(
+            box((low, 0.035, 0.10), (high, WALL_Y, COUNTER_Z - SINK_DEPTH - 0.01 if inside else top), "carcass")
+        )
+        if inside:
+            parts.append(box((low, 0.035, COUNTER_Z - SINK_DEPTH - 0.01), (high, SINK_Y[0] - 0.001, top), "carcass"))
+        count = 3
+        edges = np.linspace(low, high, count + 1)
+        for left, right in zip(edges[:-1], edges[1:], strict=True):
+            parts.append(box((left + 0.006, 0.015, 0.105), (right - 0.006, 0.035, top - 0.006), "front"))
+            x = right - 0.05 if left < kitchen.prep_x else left + 0.05
+            parts.append(box((x - 0.006, -0.012, 0.62), (x + 0.006, 0.0, 0.80), "knob"))
+    parts += [
+        box((a, 0.035, 0.10), (b, WALL_Y, DRAWER_Z[0] - 0.012), "carcass"),
+        box((a, 0.035, DRAWER_Z[1] + 0.004), (b, WALL_Y, top), "carcass"),
+        box((a, 0.50, DRAWER_Z[0] - 0.012), (b, WALL_Y, DRAWER_Z[1] + 0.004), "carcass"),
+        box((a + 0.006, 0.015, 0.40), (b - 0.006, 0.035, DRAWER_Z[0] - 0.010), "front"),
+        box((a + 0.006, 0.015, 0.105), (b - 0.006, 0.035, 0.39), "front"),
+        bent_tube(
+            [(a + 0.16, 0.015, 0.61), (a + 0.16, -0.015, 0.61), (b - 0.16, -0.015, 0.61), (b - 0.16, 0.015, 0.61)],
+            0.007,
+            "knob",
+            6,
+        ),
+    ]
+    return join(*parts)
+
+
+def drawer_mesh() -> Mesh:
+    """Returns a drawer with cutlery in it; closed at the origin of the drawer's recess, slides along -y."""
+    w, (z0, z1) = DRAWER_HALF - 0.006, DRAWER_Z
+    parts = [
+        box((-w, 0.013, z0 - 0.006), (w, 0.034, z1), "front"),
+        box((-w + 0.02, 0.034, z0 + 0.01), (w - 0.02, 0.47, z0 + 0.018), "inside"),
+        box((-w + 0.012, 0.034, z0 + 0.01), (-w + 0.024, 0.47, z1 - 0.03), "inside"),
+        box((w - 0.024, 0.034, z0 + 0.01), (w - 0.012, 0.47, z1 - 0.03), "inside"),
+        box((-w + 0.012, 0.46, z0 + 0.01), (w - 0.012, 0.472, z1 - 0.03), "inside"),
+        bent_tube(
+            [(-0.09, 0.014, 0.772), (-0.09, -0.026, 0.772), (0.09, -0.026, 0.772), (0.09, 0.014, 0.772)],
+            0.0065,
+            "knob",
+            8,
+        ),
+    ]
+    for k, x in enumerate((-0.16, -0.10, -0.05, 0.05, 0.11, 0.17)):
+        parts.append(
+            box(
+                (x - 0.008, 0.10 + 0.012 * (k % 3), z0 + 0.018),
+                (x + 0.008, 0.30, z0 + 0.030),
+                "chrome" if k % 2 else "spoon",
+            )
+        )
+    return join(*parts)
+
+
+def cupboard_door() -> Mesh:
+    """Returns the cupboard's door with its hinge on the right at the origin; it reaches to -x, its front faces -y."""
+    width, (z0, z1) = 2 * CUPBOARD_HALF - 0.006, CUPBOARD_Z
+    panel = box((-width, -0.020, z0), (0, 0, z1), "front")
+    inset = box((-width + 0.05, -0.024, z0 + 0.06), (-0.05, -0.019, z1 - 0.06), "front_edge")
+    x = -width + 0.035
+    handle = bent_tube(
+        [(x, -0.018, z0 + 0.045), (x, -0.052, z0 + 0.045), (x, -0.052, z0 + 0.165), (x, -0.018, z0 + 0.165)],
+        0.0065,
+        "knob",
+        8,
+    )
+    return join(panel, inset, handle)
+
+
+def door_handle() -> tuple[float, float, float]:
+    """Returns the middle of the cupboard's handle in the door's frame."""
+    return (-(2 * CUPBOARD_HALF - 0.006) + 0.035, -0.052, CUPBOARD_Z[0] + 0.105)
+
+
+def _wall_cupboard(kitchen: Kitchen) -> Mesh:
+    x, (z0, z1) = kitchen.prep_x, CUPBOARD_Z
+    a, b, y0, y1 = x - CUPBOARD_HALF, x + CUPBOARD_HALF, CUPBOARD_Y, WALL_Y
+    t = 0.016
+    parts = [
+        box((a - t, y0, z0 - t), (a, y1, z1 + t), "front"),
+        box((b, y0, z0 - t), (b + t, y1, z1 + t), "front"),
+        box((a, y0, z0 - t), (b, y1, z0), "front"),
+        box((a, y0, z1), (b, y1, z1 + t), "front"),
+        box((a, y1 - 0.02, z0), (b, y1, z1), "inside"),
+        box((a, y0 + 0.03, z0 + 0.30), (b, y1 - 0.02, z0 + 0.315), "inside"),
+    ]
+    for k in range(3):
+        cup = cylinder(0.036, 0.0, 0.09, ("bowl", "plate", "rim")[k], 12)
+        parts.append(cup.moved((a + 0.08 + 0.13 * k, y0 + 0.12, z0 + 0.001)))
+        parts.append(
+            cylinder(0.05, 0.0, 0.05 + 0.02 * k, ("plate", "bowl", "label")[k], 12).moved(
+                (a + 0.08 + 0.13 * k, y0 + 0.13, z0 + 0.316)
+            )
+        )
+    return join(*parts)
+
+
+def _sink(kitchen: Kitchen) -> Mesh:
+    x, (y0, y1) = kitchen.sink_x, SINK_Y
+    a, b, z0, z1 = x - SINK_HALF, x + SINK_HALF, COUNTER_Z - SINK_DEPTH, COUNTER_Z
+    walls = [
+        quad([(a, y0, z0), (b, y0, z0), (b, y1, z0), (a, y1, z0)], "steel"),
+        quad([(a, y0, z0), (a, y1, z0), (a, y1, z1), (a, y0, z1)], "steel"),
+        quad([(b, y1, z0), (b, y0, z0), (b, y0, z1), (b, y1, z1)], "steel"),
+        quad([(a, y1, z0), (b, y1, z0), (b, y1, z1), (a, y1, z1)], "steel"),
+        quad([(b, y0, z0), (a, y0, z0), (a, y0, z1), (b, y0, z1)], "steel"),
+    ]
+    rim = [
+        box((a - 0.012, y0 - 0.012, z1), (b + 0.012, y0, z1 + 0.004), "steel"),
+        box((a - 0.012, y1, z1), (b + 0.012, y1 + 0.012, z1 + 0.004), "steel"),
+        box((a - 0.012, y0, z1), (a, y1, z1 + 0.004), "steel"),
+        box((b, y0, z1), (b + 0.012, y1, z1 + 0.004), "steel"),
+    ]
+    drain = cylinder(0.028, z0, z0 + 0.003, "handle", 12).moved((x, 0.5 * (y0 + y1), 0))
+    return join(*walls, *rim, drain)
+
+
+def spout(kitchen: Kitchen) -> tuple[float, float, float]:
+    """Returns where water leaves the tap."""
+    return (kitchen.sink_x, TAP_Y - 0.185, COUNTER_Z + 0.215)
+
+
+def lever_pivot(kitchen: Kitchen) -> tuple[float, float, float]:
+    """Returns the pivot of the tap's lever, on the right of its column."""
+    return (kitchen.sink_x + 0.028, TAP_Y, COUNTER_Z + 0.135)
+
+
+def _tap(kitchen: Kitchen) -> Mesh:
+    x, z = kitchen.sink_x, COUNTER_Z
+    arc = [(x, TAP_Y, z + 0.10), (x, TAP_Y, z + 0.24), (x, TAP_Y - 0.02, z + 0.285), (x, TAP_Y - 0.07, z + 0.315), (x, TAP_Y - 0.13, z + 0.305),
+           (x, TAP_Y - 0.17, z + 0.27), (x, TAP_Y - 0.185, z + 0.215)]  # fmt: skip
+    column = lathe(
+        [(0.030, 0), (0.030, 0.008), (0.022, 0.014), (0.020, 0.165), (0.012, 0.172), (0, 0.172)], "chrome", 12
+    )
+    return join(column.moved((x, TAP_Y, z)), bent_tube(arc, 0.0115, "chrome", 8))
+
+
+def lever_mesh() -> Mesh:
+    """Returns the tap's lever: pivot at the origin, closed it points to +x."""
+    stick = bent_tube([(-0.012, 0, 0), (0.02, 0, 0), (LEVER_TIP - 0.012, -0.012, 0.012)], 0.0075, "chrome", 8)
+    return join(stick, sphere((0.017, 0.011, 0.011), (LEVER_TIP, -0.014, 0.013), "knob", 10, 6))
+
+
+def _hob(kitchen: Kitchen) -> Mesh:
+    x, z = kitchen.hob_x, COUNTER_Z
+    parts = [box((x - 0.29, 0.06, z), (x + 0.29, 0.55, z + 0.006), "hob")]
+    for dx, dy, r in ((-0.14, 0.18, 0.085), (0.14, 0.18, 0.085), (-0.14, 0.42, 0.07), (0.14, 0.42, 0.07)):
+        parts.append(
+            lathe([(r - 0.006, 0.0062), (r, 0.0062), (r, 0.0075), (r - 0.006, 0.0075)], "ring", 20).moved(
+                (x + dx, dy, z)
+            )
+        )
+    hood = [
+        box((x - 0.30, 0.22, 1.62), (x + 0.30, WALL_Y, 1.70), "steel"),
+        box((x - 0.14, 0.36, 1.70), (x + 0.14, WALL_Y, 2.5), "steel"),
+    ]
+    return join(*parts, *hood)
+
+
+def _window(kitchen: Kitchen) -> Mesh:
+    x = kitchen.sink_x
+    a, b, z0, z1, y = x - 0.42, x + 0.42, 1.20, 2.05, WALL_Y - 0.012
+    pane = quad([(a, y, z0), (b, y, z0), (b, y, z1), (a, y, z1)], "glass")
+    bars = [
+        box((a - 0.05, y - 0.02, z0 - 0.05), (b + 0.05, WALL_Y, z0), "frame_wood"),
+        box((a - 0.05, y - 0.02, z1), (b + 0.05, WALL_Y, z1 + 0.05), "frame_wood"),
+        box((a - 0.05, y - 0.02, z0), (a, WALL_Y, z1), "frame_wood"),
+        box((b, y - 0.02, z0), (b + 0.05, WALL_Y, z1), "frame_wood"),
+        box((x - 0.015, y - 0.015, z0), (x + 0.015, WALL_Y, z1), "frame_wood"),
+        box((a, y - 0.015, 1.62), (b, WALL_Y, 1.65), "frame_wood"),
+    ]
+    return join(pane, *bars)
+
+
+def _furniture() -> Mesh:
+    parts = [
+        box((-0.9, -2.2, 0.72), (0.7, -1.5, 0.76), "table"),
+        *[box((x, y, 0.0), (x + 0.06, y + 0.06, 0.72), "table") for x in (-0.88, 0.62) for y in (-2.18, -1.58)],
+        box((-1.6, -2.69, 1.2), (-0.7, -2.66, 1.8), "art"),
+        box((0.9, -2.69, 0.0), (1.75, -2.66, 2.05), "frame_wood"),
+        box((-2.69, -1.9, 1.25), (-2.66, -1.1, 1.85), "art"),
+        box((2.66, -1.9, 1.15), (2.69, -1.2, 1.75), "art"),
+        box((1.95, -0.05, 0.0), (2.65, WALL_Y, 1.85), "fridge"),
+        box((1.98, -0.085, 0.75), (2.0, -0.05, 1.25), "knob"),
+        box((-2.65, -0.02, 0.0), (-1.95, WALL_Y, 2.0), "front"),
+    ]
+    return join(*parts)
