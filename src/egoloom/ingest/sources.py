@@ -1,0 +1,131 @@
+"""The list of sources: which module turns which recordings into a store, and which files it expects."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from egoloom.clips import ClipStore
+from egoloom.errors import UserError
+
+
+@dataclass(frozen=True)
+class ExpectedFile:
+    """A file or folder that a source reads, relative to ``--source``."""
+
+    pattern: str
+    what: str
+    is_required: bool = True
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of input: the module below ``egoloom.ingest`` with its ``ingest`` function, and what it needs.
+
+    Attributes:
+        name: As on the command line.
+        module: Module below ``egoloom.ingest``.
+        summary: One line.
+        origin: Where users get the files.
+        expected: What must or may lie in the source folder.
+    """
+
+    name: str
+    module: str
+    summary: str
+    origin: str
+    expected: tuple[ExpectedFile, ...]
+
+    def load(self) -> Callable[..., ClipStore]:
+        """Imports the module and returns its ``ingest`` function."""
+        return importlib.import_module(f"egoloom.ingest.{self.module}").ingest
+
+    def help_text(self) -> str:
+        """Says what the source is, which files are expected and where they come from."""
+        width = max(len(file.pattern) for file in self.expected)
+        lines = [f"{self.summary}.", "", f"Where to get it: {self.origin}", "", "Files below --source:"]
+        for file in self.expected:
+            lines.append(f"  {file.pattern.ljust(width)}  {'' if file.is_required else '(optional) '}{file.what}")
+        return "\n".join(lines)
+
+
+def require_paths(paths: dict[Path, str], *, source: str) -> None:
+    """Checks that all inputs exist.
+
+    Args:
+        paths: Path to a description of what it is.
+        source: Name of the source, for the hint.
+
+    Raises:
+        UserError: Naming every missing path.
+    """
+    missing = [f"    {path}  ({what})" for path, what in paths.items() if not path.exists()]
+    if missing:
+        raise UserError(
+            "Missing input:\n" + "\n".join(missing), fix=f"egoloom ingest {source} --help says where to get it"
+        )
+
+
+def first_existing(folder: Path, candidates: tuple[str, ...]) -> Path | None:
+    """Returns the first of several possible names that exists below ``folder``."""
+    return next((folder / name for name in candidates if (folder / name).exists()), None)
+
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source(
+            "something-else",
+            "something_else",
+            "Something-Something V2 and Something-Else: webm videos or jpg folders, boxes, compositional splits",
+            "the Something-Something V2 site (videos, labels) and github.com/joaanna/something_else (boxes, splits)",
+            (
+                ExpectedFile("videos/<id>/0001.jpg ... or videos/<id>.webm", "frames at 12 fps, or the videos"),
+                ExpectedFile("labels.json | labels/{train,validation}.json", "what is in each video"),
+                ExpectedFile(
+                    "labels/labels.json | ssv2_174_labels_in_index_order.json",
+                    "class index of every template; sorted template names if absent",
+                    False,
+                ),
+                ExpectedFile("bounding_box_annotations*.json", "boxes: public or flat-list format", False),
+                ExpectedFile("dataset_splits/<split>/{train,validation,labels}.json", "for --split-name", False),
+            ),
+        ),
+        Source(
+            "videos",
+            "videos",
+            "A folder of videos from a phone, glasses or anything that FFmpeg reads, with an optional table",
+            "your own recordings",
+            (
+                ExpectedFile("**/*.{mp4,mov,mkv,webm,avi,m4v,mts}", "the videos"),
+                ExpectedFile(
+                    "clips.csv",
+                    "columns path,start_s,end_s,verb,noun,action,narration,split,participant_id,view,take_id",
+                    False,
+                ),
+            ),
+        ),
+        Source(
+            "egox",
+            "egox",
+            "Takes in the EgoX layout: exo, ego, depth, cameras",
+            "github.com/DAVIAN-Robotics/EgoX (folder example), or your own in the same layout",
+            (
+                ExpectedFile("meta.json", "paths, cameras and captions of the takes"),
+                ExpectedFile("videos/<take>/{exo,ego_GT,ego_Prior}.mp4", "the videos"),
+                ExpectedFile("depth_maps/<take>/NNNNN.npy", "metric depth of the exo view", False),
+            ),
+        ),
+    )
+}
+
+
+def find_source(name: str) -> Source:
+    """Returns a source by its name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if name not in SOURCES:
+        raise UserError(f"Unknown source: {name!r}", allowed=", ".join(SOURCES), fix="egoloom ingest --help")
+    return SOURCES[name]
