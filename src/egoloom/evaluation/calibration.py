@@ -32,11 +32,12 @@ def bin_edges(num_bins: int, dtype: np.dtype | type) -> np.ndarray:
 
     Precision matters: float32 1/3 equals the float32 edge but exceeds the float64 one, and would change its bin.
     """
-    # Counted up from 0 and down from 1, as torch.linspace does: the edges agree with the reference to the last bit.
-    one = np.ones((), dtype)
-    steps = np.arange(num_bins + 1, dtype=dtype)
-    width = one / steps[-1]
-    return np.where(steps < (num_bins + 1) // 2, steps * width, one - steps[::-1] * width)
+    # Counted up from 0 and down from 1 with one rounding each (the products are exact in float64), as torch.linspace
+    # does: the edges agree with the reference to the last bit.
+    width = np.float64(np.ones((), dtype) / np.asarray(num_bins, dtype))
+    steps = np.arange(num_bins + 1)
+    edges = np.where(steps < (num_bins + 1) // 2, steps * width, 1.0 - steps[::-1] * width)
+    return edges.astype(dtype)
 
 
 @dataclass(frozen=True)
