@@ -1,41 +1,73 @@
-"""Distillation as a training task: teachers' voices are weighted, mixed and become the student's soft targets."""
+"""Distillation as a training task: teachers' verdicts are weighted and mixed into the student's soft targets.
 
-from collections.abc import Callable
+Shape letters: B batch, M teachers, K classes.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from egoloom.distillation.losses import DistillationLossConfig, distillation_loss
-from egoloom.distillation.soft_labels import TeacherVoices
+from egoloom.distillation.soft_labels import SoftLabelCache
+from egoloom.distillation.teachers import TeacherEnsemble
 
-Mixer = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(head, logits [B, M, K], labels [B], present [B, M]) to (mixed logits [B, K], sample weights [B])."""
+Verdicts = Callable[[Mapping[str, Any]], dict[str, Tensor]]
+"""A batch to every teacher's raw logits: head to ``[B, M, K]``, NaN where a teacher cannot judge."""
+
+
+def cached_verdicts(cache: SoftLabelCache) -> Verdicts:
+    """Returns verdicts that are looked up by clip and view seed; the batch needs the student's modalities only."""
+
+    def look_up(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        device = batch["view_seed"].device
+        return {h: v.to(device) for h, v in cache.lookup(batch["clip_id"], batch["view_seed"]).items()}
+
+    return look_up
+
+
+def online_verdicts(ensemble: TeacherEnsemble) -> Verdicts:
+    """Returns verdicts that are computed on the batch at hand, which must hold all the teachers' modalities."""
+
+    def judge(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        return ensemble.logits({**batch["inputs"], "present": batch["present"]})
+
+    return judge
 
 
 class DistillationTask:
-    """The total loss of arXiv 2307.07483 for one batch.
+    """The total loss of arXiv 2307.07483 (`distillation_loss`) for one batch.
 
     Args:
-        voices: Every teacher's logits, cached or online.
-        mix: Weights and mixes them.
+        ensemble: Weights and mixes the teachers.
+        verdicts: Every teacher's logits, cached or online.
         config: The loss.
         generated_weight: Weight of generated clips in the soft-target term against 1 for recorded ones.
     """
 
     def __init__(
-        self, voices: TeacherVoices, mix: Mixer, config: DistillationLossConfig, *, generated_weight: float = 1.0
+        self,
+        ensemble: TeacherEnsemble,
+        verdicts: Verdicts,
+        config: DistillationLossConfig,
+        *,
+        generated_weight: float = 1.0,
     ) -> None:
-        self.voices, self.mix, self.config = voices, mix, config
+        self.ensemble, self.verdicts, self.config = ensemble, verdicts, config
         self.generated_weight = generated_weight
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Returns the losses of a batch: ``total``, ``kd`` and ``gt``."""
         student = model({**batch["inputs"], "present": batch["present"]})
-        voices, present_BM = self.voices(batch)
-        targets, weights = {}, {}
-        for head in student:
-            if head in voices:
-                targets[head], weights[head] = self.mix(head, voices[head], batch["labels"][head], present_BM)
-                weights[head] = weights[head] * (1 + (self.generated_weight - 1) * batch["is_generated"])
-        losses = distillation_loss(student, targets, batch["labels"], self.config, sample_weights=weights)
+        verdicts = {head: values for head, values in self.verdicts(batch).items() if head in student}
+        temperatures = {head: self.config.temperature_of(head) for head in verdicts}
+        targets = self.ensemble.targets(verdicts, batch["labels"], temperatures=temperatures)
+        share_B = 1.0 + (self.generated_weight - 1.0) * batch["is_generated"].float()
+        losses = distillation_loss(
+            student,
+            targets.logits,
+            batch["labels"],
+            self.config,
+            sample_weights={head: weights_B * share_B for head, weights_B in targets.sample_weights.items()},
+        )
         return {"total": losses.total, "kd": losses.kd, "gt": losses.gt}

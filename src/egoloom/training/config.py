@@ -1,8 +1,10 @@
 """Settings of a training run; every field can be given on the command line and is written beside the run."""
 
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -41,13 +43,15 @@ class DataConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """The network: a name of the registry and its options."""
+    """The network: a name of the registry and its options (JSON on the command line)."""
 
     model_config = FROZEN
 
     name: str = "edge_tiny"
     heads: tuple[HeadName, ...] = ("verb", "noun", "action")
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], tyro.conf.arg(constructor=json.loads, metavar="JSON")] = Field(
+        default_factory=dict
+    )
     init_from: Path | None = None
 
 

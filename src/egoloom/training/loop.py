@@ -183,6 +183,8 @@ class Trainer:
             collate_fn=collate,
             num_workers=self.config.num_workers,
             multiprocessing_context="spawn" if self.config.num_workers else None,
+            # Its own generator: a loader draws from it when it starts, which a resumed epoch does once more.
+            generator=torch.Generator(),
         )
         for batch, keys in zip(loader, batches, strict=True):
             yield _to_device(batch, self.accelerator.device), len(keys)

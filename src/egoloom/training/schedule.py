@@ -21,7 +21,9 @@ def learning_rate(
         return base * step / num_warmup_steps
     if schedule == "constant":
         return base
-    progress = min(1.0, (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps))
+    if step >= num_steps:
+        return 0.0
+    progress = (step - num_warmup_steps) / (num_steps - num_warmup_steps)
     if schedule == "linear":
         return base * (1.0 - progress)
     return base * 0.5 * (1.0 + math.cos(math.pi * progress))
