@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer, OutputContainer
 
 from egoloom.clips.files import atomic_path
 from egoloom.errors import UserError
@@ -18,7 +19,7 @@ MAX_HOLE_S = 600.0
 class FlacWriter:
     """Writes mono float samples as they come; ``position`` counts what was written."""
 
-    def __init__(self, container: "av.container.OutputContainer", rate_hz: int) -> None:
+    def __init__(self, container: OutputContainer, rate_hz: int) -> None:
         self._container, self.rate_hz, self.position = container, rate_hz, 0
         self._stream = container.add_stream("flac", rate=rate_hz)
         self._stream.codec_context.layout = "mono"
@@ -81,9 +82,7 @@ class _Placer:
         self.writer.write(samples[max(0, self.writer.position - start) :])
 
 
-def _transcode(
-    source: Path, container: "av.container.InputContainer", writer: FlacWriter, video_start_s: float
-) -> None:
+def _transcode(source: Path, container: InputContainer, writer: FlacWriter, video_start_s: float) -> None:
     stream = container.streams.audio[0]
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=writer.rate_hz)
     placer, is_first = _Placer(writer), True

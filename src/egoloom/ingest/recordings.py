@@ -37,12 +37,12 @@ class IngestOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["copy", "reference"] = "copy"
-    short_side_px: int = Field(256, ge=32)
-    crf: int = Field(20, ge=0, le=51)
-    audio_rate_hz: int = Field(16_000, ge=8_000, le=192_000)
+    short_side_px: int = Field(default=256, ge=32)
+    crf: int = Field(default=20, ge=0, le=51)
+    audio_rate_hz: int = Field(default=16_000, ge=8_000, le=192_000)
     audio: bool = True
-    num_workers: int = Field(1, ge=1)
-    max_failed_share: float = Field(0.1, ge=0, le=1)
+    num_workers: int = Field(default=1, ge=1)
+    max_failed_share: float = Field(default=0.1, ge=0, le=1)
     progress: bool = True
 
     def flow_bound_px(self, fps: float = 30.0) -> float:
@@ -52,6 +52,9 @@ class IngestOptions(BaseModel):
         frames lie further apart.
         """
         return self.short_side_px * FLOW_BOUND_SHARE * max(1.0, 30.0 / fps)
+
+
+DEFAULT_OPTIONS = IngestOptions()
 
 
 @dataclass(frozen=True)

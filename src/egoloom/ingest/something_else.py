@@ -16,7 +16,7 @@ from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.errors import UserError
 from egoloom.ingest import layout_boxes
 from egoloom.ingest.documents import entry_value, read_json
-from egoloom.ingest.recordings import Copied, IngestOptions, Recording, bring_in
+from egoloom.ingest.recordings import DEFAULT_OPTIONS, Copied, IngestOptions, Recording, bring_in
 from egoloom.ingest.sources import first_existing, require_paths
 
 FPS = Fraction(12)
@@ -51,7 +51,7 @@ def ingest(
     split_name: str = "",
     boxes: tuple[Path, ...] = (),
     allow_missing: bool = False,
-    options: IngestOptions = IngestOptions(),
+    options: IngestOptions = DEFAULT_OPTIONS,
 ) -> ClipStore:
     """Brings Something-Something V2 or Something-Else into a clip store.
 

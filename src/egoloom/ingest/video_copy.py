@@ -13,7 +13,9 @@ import av
 import av.error
 import cv2
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
 from egoloom.clips.media.encoding import encode_frames
 from egoloom.errors import UserError
@@ -72,7 +74,7 @@ class CopiedVideo:
         return self.width / self.source_width, self.height / self.source_height
 
 
-def open_media(path: Path) -> "av.container.InputContainer":
+def open_media(path: Path) -> InputContainer:
     """Opens a media file.
 
     Raises:
@@ -180,7 +182,7 @@ def copy_images(
                 )
             if size != (width, height):
                 picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            yield av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p", threads=1)
+            yield _frame_of(picture, "bgr24").reformat(format="yuv420p", threads=1)
 
     num_frames = encode_frames(target, frames(), size, "yuv420p", fps, crf=crf)
     return CopiedVideo(fps, *size, num_frames, num_frames / float(fps), width, height)
@@ -251,14 +253,18 @@ def upright_frames(
             )
             if quarter_turns:
                 turned = np.ascontiguousarray(np.rot90(converted.to_ndarray(), quarter_turns))
-                converted = av.VideoFrame.from_ndarray(turned, format="rgb24").reformat(format="yuv420p", threads=1)
+                converted = _frame_of(turned, "rgb24").reformat(format="yuv420p", threads=1)
             last_in, last_out = frame, converted
         assert last_out is not None
         yield last_out
 
 
+def _frame_of(picture: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(picture.astype(np.uint8, copy=False), format=pixel_format)
+
+
 def _timed_frames(
-    source: Path, container: "av.container.InputContainer", stream: "av.video.stream.VideoStream", facts: VideoFacts
+    source: Path, container: InputContainer, stream: VideoStream, facts: VideoFacts
 ) -> Iterator[tuple[av.VideoFrame, float]]:
     """Yields every frame with its seconds since the first; a missing clock is counted instead."""
     time_base, origin, previous_s, num_decoded = float(stream.time_base or 0), None, 0.0, 0
@@ -282,7 +288,7 @@ def _timed_frames(
         )
 
 
-def _packet_times_s(container: "av.container.InputContainer", stream: "av.video.stream.VideoStream") -> np.ndarray:
+def _packet_times_s(container: InputContainer, stream: VideoStream) -> np.ndarray:
     ticks: list[int] = []
     for packet in container.demux(stream):
         if packet.pts is not None:
@@ -296,7 +302,7 @@ def _packet_times_s(container: "av.container.InputContainer", stream: "av.video.
     )
 
 
-def _rate(path: Path, stream: "av.video.stream.VideoStream", intervals: np.ndarray, is_variable: bool) -> Fraction:
+def _rate(path: Path, stream: VideoStream, intervals: np.ndarray, is_variable: bool) -> Fraction:
     stated = stream.average_rate or stream.guessed_rate
     rate = Fraction(stated) if stated else Fraction(0)
     if rate <= 0 and len(intervals):
@@ -311,12 +317,12 @@ def _rate(path: Path, stream: "av.video.stream.VideoStream", intervals: np.ndarr
     return rate
 
 
-def _duration_s(container: "av.container.InputContainer", stream: "av.video.stream.VideoStream") -> float:
+def _duration_s(container: InputContainer, stream: VideoStream) -> float:
     if stream.duration:
         return float(stream.duration * (stream.time_base or 0))
     return (container.duration or 0) / av.time_base
 
 
-def _use_one_thread(stream: "av.video.stream.VideoStream") -> None:
+def _use_one_thread(stream: VideoStream) -> None:
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = "NONE"

@@ -1,5 +1,6 @@
 """A folder of videos with an optional table: the way in for a phone, or for glasses that write an mp4."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from egoloom.clips import Clip, ClipStore
-from egoloom.clips.schema import HEADS
+from egoloom.clips.schema import HEADS, UNLABELLED
 from egoloom.errors import UserError
 from egoloom.ingest.documents import number, read_csv, read_json
-from egoloom.ingest.recordings import Copied, IngestOptions, Recording, bring_in, clip_times
+from egoloom.ingest.recordings import DEFAULT_OPTIONS, Copied, IngestOptions, Recording, bring_in, clip_times
 from egoloom.ingest.sources import require_paths
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mts", ".mpg", ".mpeg", ".3gp"})
@@ -46,7 +47,7 @@ def ingest(
     split: str = "train",
     name: str = "",
     licence: str = "",
-    options: IngestOptions = IngestOptions(),
+    options: IngestOptions = DEFAULT_OPTIONS,
 ) -> ClipStore:
     """Brings a folder of videos into a clip store.
 
@@ -192,7 +193,7 @@ def _pieces(row: Row, copied: Copied, clip_length_s: float) -> list[tuple[Row, t
         return [(row, times)]
     num_pieces = max(1, int(times[1] / clip_length_s))
     edges = [clip_length_s * index for index in range(num_pieces)] + [times[1]]
-    return [(row, (start, end)) for start, end in zip(edges, edges[1:], strict=False)]
+    return [(row, (start, end)) for start, end in itertools.pairwise(edges)]
 
 
 def _clip(
@@ -217,5 +218,7 @@ def _clip(
         narration=row.narration,
         present=copied.present,
         extra={"original": row.path.name},
-        **labels,
+        verb=labels.get("verb", UNLABELLED),
+        noun=labels.get("noun", UNLABELLED),
+        action=labels.get("action", UNLABELLED),
     )

@@ -63,9 +63,7 @@ def compute_tracks(
     todo = sorted(set(video_ids) - set(existing))
     unmarked, num_done, num_empty, failures = list(existing), 0, 0, []
     try:
-        for outcome in map_unordered(
-            task, todo, num_workers=num_workers, description=str(modality), progress=progress
-        ):
+        for outcome in map_unordered(task, todo, num_workers=num_workers, description=str(modality), progress=progress):
             if outcome.failure is not None:
                 failures.append(outcome.failure)
                 check_failures(failures, num_done + num_empty + len(existing), len(video_ids), max_failed_share)

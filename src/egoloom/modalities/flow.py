@@ -1,8 +1,8 @@
 """Dense optical flow of every video: DIS (Kroeger et al. 2016, arXiv 1603.03590) as OpenCV implements it.
 
 Track ``media/flow/<video_id>.mp4``: one grey frame for every RGB frame, the u plane above the v plane,
-``grey = 128 + 127 * clip(flow_px / bound_px, -1, 1)``. Frame t holds the displacement from RGB frame t to t + 1; the last
-frame, which has no successor, repeats the one before it.
+``grey = 128 + 127 * clip(flow_px / bound_px, -1, 1)``. Frame t holds the displacement from RGB frame t to
+t + 1; the last frame, which has no successor, repeats the one before it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ import av
 import av.error
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from pydantic import BaseModel, ConfigDict
 
 from egoloom._optional import require_package
@@ -48,9 +49,12 @@ class FlowConfig(BaseModel):
     crf: int = 12
 
 
+DEFAULT_CONFIG = FlowConfig()
+
+
 def compute(
     store: ClipStore,
-    config: FlowConfig = FlowConfig(),
+    config: FlowConfig = DEFAULT_CONFIG,
     *,
     num_workers: int = 1,
     progress: bool = True,
@@ -132,7 +136,7 @@ def frames_of(path: Path, pixel_format: str) -> Iterator[np.ndarray]:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             stream.codec_context.thread_type = "NONE"
-            reformatter = av.video.reformatter.VideoReformatter()
+            reformatter = VideoReformatter()
             for frame in container.decode(stream):
                 picture = reformatter.reformat(frame, format=pixel_format, threads=1).to_ndarray()
                 quarter_turns = round((frame.rotation or 0) / 90) % 4

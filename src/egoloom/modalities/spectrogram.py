@@ -3,7 +3,7 @@ r"""Log-mel spectrogram of every video with sound.
 With x the mono sound at 16 kHz, w a periodic Hann window of ``win_length`` samples centred in ``n_fft``, hop R:
 
     X[k, m] = sum_n x[n + m R - n_fft / 2] w[n] exp(-2 pi i k n / n_fft)        (reflected at both ends)
-    S[b, m] = sum_k M[b, k] |X[k, m]|^2,   log_mel[m, b] = ln(S[b, m] + 1e-6)
+    S[b, m] = sum_k M[b, k] |X[k, m]|^2,   log_mel[m, b] = ln(S[b, m] / n_fft + 1e-6)
 
 M holds ``num_mels`` triangles of height 1 whose corners are equally spaced on the HTK mel scale
 mel(f) = 2595 log10(1 + f / 700) between 0 and half the sample rate (no area normalisation). Column m is centred at
@@ -32,11 +32,11 @@ class SpectrogramConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rate_hz: int = Field(16_000, ge=8_000)
-    n_fft: int = Field(512, ge=16)
-    win_length: int = Field(400, ge=16)
-    hop_length: int = Field(160, ge=1)
-    num_mels: int = Field(64, ge=4)
+    rate_hz: int = Field(default=16_000, ge=8_000)
+    n_fft: int = Field(default=512, ge=16)
+    win_length: int = Field(default=400, ge=16)
+    hop_length: int = Field(default=160, ge=1)
+    num_mels: int = Field(default=64, ge=4)
 
     @property
     def hop_s(self) -> float:
@@ -44,13 +44,14 @@ class SpectrogramConfig(BaseModel):
         return self.hop_length / self.rate_hz
 
 
+DEFAULT_CONFIG = SpectrogramConfig()
 REFERENCE_CONFIG = SpectrogramConfig(n_fft=1024, win_length=160, hop_length=80, num_mels=128)
 """The settings of arXiv 2307.07483: 10 ms windows every 5 ms, 128 mels."""
 
 
 def compute(
     store: ClipStore,
-    config: SpectrogramConfig = SpectrogramConfig(),
+    config: SpectrogramConfig = DEFAULT_CONFIG,
     *,
     num_workers: int = 1,
     progress: bool = True,
@@ -88,7 +89,7 @@ def mel_filter_bank(num_mels: int, n_fft: int, rate_hz: int) -> torch.Tensor:
     return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling))).float()
 
 
-def mel_power(samples: np.ndarray | torch.Tensor, config: SpectrogramConfig = SpectrogramConfig()) -> torch.Tensor:
+def mel_power(samples: np.ndarray | torch.Tensor, config: SpectrogramConfig = DEFAULT_CONFIG) -> torch.Tensor:
     """Returns the mel power S of the module's formula for mono samples, ``[num_columns, num_mels]``.
 
     ``num_columns`` is ``1 + num_samples // hop_length``. Sound shorter than half a Fourier window is padded with
@@ -112,9 +113,9 @@ def mel_power(samples: np.ndarray | torch.Tensor, config: SpectrogramConfig = Sp
     return torch.cat(blocks)
 
 
-def log_mel(samples: np.ndarray | torch.Tensor, config: SpectrogramConfig = SpectrogramConfig()) -> torch.Tensor:
+def log_mel(samples: np.ndarray | torch.Tensor, config: SpectrogramConfig = DEFAULT_CONFIG) -> torch.Tensor:
     """Returns the log-mel spectrogram of the module's formula, ``[num_columns, num_mels]``."""
-    return torch.log(mel_power(samples, config) + POWER_FLOOR)
+    return torch.log(mel_power(samples, config) / config.n_fft + POWER_FLOOR)
 
 
 def reference_windows(samples: np.ndarray, times_s: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,39 @@
+"""The modalities that can be computed, by name; each module has ``compute`` and a config of its own."""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from egoloom.errors import UserError
+
+
+@dataclass(frozen=True)
+class Computable:
+    """One computable modality: its module below ``egoloom.modalities``, its config class, one line about it."""
+
+    module: str
+    config: str
+    summary: str
+
+    def load(self) -> ModuleType:
+        """Imports the module."""
+        return importlib.import_module(f"egoloom.modalities.{self.module}")
+
+
+MODALITIES: dict[str, Computable] = {
+    "flow": Computable("flow", "FlowConfig", "dense optical flow (DIS; RAFT with weights of yours)"),
+    "spectrogram": Computable("spectrogram", "SpectrogramConfig", "log-mel spectrogram of the sound"),
+}
+
+
+def find_modality(name: str) -> Computable:
+    """Returns a modality by its name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if name not in MODALITIES:
+        raise UserError(
+            f"{name!r} cannot be computed", allowed=", ".join(MODALITIES), fix="egoloom modalities --help lists them"
+        )
+    return MODALITIES[name]
