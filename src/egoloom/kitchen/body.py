@@ -11,7 +11,7 @@ import numpy as np
 from egoloom.kitchen.geometry import Array, about_x, about_y, about_z, apply, cross, multiply, normalize
 from egoloom.kitchen.motion import PoseFunction, ScalarFunction, Unrest
 
-MAX_PITCH_DOWN_RAD, MAX_YAW_RAD = np.radians(58.0), 0.9
+MAX_PITCH_DOWN_RAD, MAX_YAW_RAD = np.radians(63.0), 0.9
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Stance:
         self.base_lean = float(rng.uniform(0.10, 0.20))
         self.tilt = float(rng.normal(0, 0.025))
         self.mount_pitch = float(rng.normal(0.0, 0.035))
-        self.reach = sum(person.arm_m) * 0.90
+        self.reach = sum(person.arm_m) * 0.93
 
     def torso(self, times: Array) -> tuple[Array, Array]:
         """Returns rotation and pelvis position of the torso."""
@@ -93,25 +93,28 @@ class Stance:
             need = need + soft
             twist = twist + sign * 0.55 * (offset[:, 1] - 0.3)
             side = side + 0.10 * offset[:, 0]
-        lean = self.base_lean + np.minimum(need, 0.4) / height * 0.75 + self.rhythm(times) * 0.02
+        lean = self.base_lean + np.minimum(need, 0.4) / height * 0.62 + self.rhythm(times) * 0.02
         return multiply(about_z(twist * 0.5), multiply(about_y(np.clip(side, -0.3, 0.3)), about_x(-lean))), pelvis
+
+    def neck(self, times: Array) -> Array:
+        """Returns the joint about which the head nods ``[T, 3]``."""
+        rotation, pelvis = self.torso(times)
+        height = self.person.height
+        joint = pelvis + apply(rotation, [0, 0.012, 0.318 * height])
+        half = 0.5 * (rotation + np.eye(3))
+        bob = self.rhythm(times)[:, None] * np.array([0.0015, 0.001, 0.004])
+        return joint + apply(half, [0, 0.028, 0.048 * height]) + bob + self.breath(times) * np.array([0, 0, 1.0])
 
     def eye(self, times: Array) -> Array:
         """Returns the position of the camera on the head ``[T, 3]``."""
-        rotation, pelvis = self.torso(times)
-        height = self.person.height
-        neck = pelvis + apply(rotation, [0, 0.012, 0.318 * height])
-        neck[:, 2] += self.breath(times)[:, 0]
-        half = 0.5 * (rotation + np.eye(3))
-        bob = self.rhythm(times)[:, None] * np.array([0.0015, 0.001, 0.004])
-        return neck + apply(half, [0, 0.105, 0.098 * height]) + bob
+        return self.camera(times)[1]
 
     def camera(self, times: Array) -> tuple[Array, Array]:
         """Returns ``T_world_camera`` as rotation and position: OpenCV axes, level but for a small natural tilt."""
-        eye = self.eye(times)
-        offset = self.gaze(times) - eye
+        neck = self.neck(times)
+        offset = self.gaze(times) - (neck + [0, 0.10, 0.02])
         # Near the nadir a look-at would spin: the eyes, not the head, take up small sideways offsets there.
-        yaw = _soft_clip(np.arctan2(-offset[:, 0], np.abs(offset[:, 1]) + 0.22), -MAX_YAW_RAD, MAX_YAW_RAD)
+        yaw = _soft_clip(np.arctan2(-offset[:, 0], np.abs(offset[:, 1]) + 0.40), -MAX_YAW_RAD, MAX_YAW_RAD)
         flat = np.sqrt(offset[:, 0] ** 2 + offset[:, 1] ** 2)
         pitch = _soft_clip(np.arctan2(offset[:, 2], flat), -MAX_PITCH_DOWN_RAD, 0.6)
         nod = self.nod(times)
@@ -119,7 +122,7 @@ class Stance:
         roll = self.tilt + nod[:, 2] + 0.05 * yaw
         upright = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # camera axes of a level head facing +y
         head = multiply(about_z(yaw + nod[:, 1]), multiply(about_x(pitch), about_y(roll)))
-        return multiply(head, upright), eye
+        return multiply(head, upright), neck + apply(head, [0, 0.095, 0.075])
 
     def arms(self, times: Array) -> list[tuple[Array, Array, Array]]:
         """Returns shoulder, elbow and wrist ``[T, 3]`` of the right and the left arm."""

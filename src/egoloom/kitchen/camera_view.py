@@ -14,8 +14,8 @@ from egoloom.kitchen.jit import kernel
 from egoloom.kitchen.scene import Take
 
 SHADOW_TEXELS, SHADOW_HALF_M = 416, 1.05
-_TAPS = np.array([(1.0, 0.0), (0.7, 0.7), (0.0, 1.0), (-0.7, 0.7), (-1.0, 0.0), (-0.7, -0.7), (0.0, -1.0), (0.7, -0.7)])
-TAPS = np.concatenate([_TAPS[::2] * 0.5, _TAPS])
+_RING = np.array([(np.sin(a), np.cos(a)) for a in np.arange(8) * np.pi / 4])
+TAPS = _RING * np.where(np.arange(8) % 2, 1.0, 0.5)[:, None]  # near and far neighbours in turn
 
 
 @dataclass
@@ -190,7 +190,7 @@ class Film:
 
     def __init__(self, rng: np.random.Generator, *, sigma: float, shutter: float, exposure_sigma: float) -> None:
         self.rng, self.sigma, self.shutter = rng, sigma, shutter
-        self.exposure = 0.62 * float(np.exp(rng.normal(0, 1) * exposure_sigma))
+        self.exposure = 0.74 * float(np.exp(rng.normal(0, 1) * exposure_sigma))
         x = np.linspace(0, 1, 2049)
         self.curve = np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.power(np.maximum(x, 1e-9), 1 / 2.4) - 0.055)
 

@@ -9,7 +9,7 @@ from egoloom.kitchen import props
 from egoloom.kitchen.choreography_cyclic import cut, stir, wash, wipe
 from egoloom.kitchen.geometry import Array, about_y, about_z, apply, multiply
 from egoloom.kitchen.hand import Cylinder, grip_cylinder
-from egoloom.kitchen.motion import Anchor, Unrest, chain, minimum_jerk, steps, still, window
+from egoloom.kitchen.motion import Anchor, Unrest, chain, minimum_jerk, snap, steps, still, window
 from egoloom.kitchen.room import (
     COUNTER_Z,
     CUPBOARD_HALF,
@@ -42,7 +42,7 @@ def drawer(stage: Stage) -> Performance:
     x = stage.kitchen.prep_x
 
     def opened(times: Array) -> Array:
-        return far * minimum_jerk(times, touch + 0.06, leave - 0.04)
+        return far * snap(times, touch + 0.06, leave - 0.04)
 
     def body(times: Array) -> tuple[Array, Array]:
         offset = opened(times)
@@ -61,8 +61,11 @@ def drawer(stage: Stage) -> Performance:
     place = (x, -0.05, DRAWER_Z[1])
     return Performance(
         right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
-        focus=(x, -0.06, 0.80), stand_xy=stage.stand(-0.06, -0.47), objects={"drawer": body}, drawer_m=opened,
-        events=[Event(touch, "handle", 0.25, place), Event(leave - 0.05, "drawer_stop", 0.6, place)],
+        focus=(x, -0.08, 0.80), gaze_hand_share=0.6, stand_xy=stage.stand(-0.06, -0.62), objects={"drawer": body}, drawer_m=opened,
+        events=[
+            Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
+            Event(leave - 0.04, "drawer_stop", 0.45, place, "forward"), Event(touch + 0.06, "drawer_stop", 0.75, place, "reverse"),
+        ],
         loops=[Loop("slide", lambda times: window(times, touch + 0.06, leave, 0.15))],
     )  # fmt: skip
 
@@ -75,7 +78,7 @@ def cupboard(stage: Stage) -> Performance:
     hinge = np.array([stage.kitchen.prep_x + CUPBOARD_HALF - 0.003, CUPBOARD_Y, 0.0])
 
     def angle(times: Array) -> Array:
-        return wide * minimum_jerk(times, touch + 0.05, leave - 0.03)
+        return wide * snap(times, touch + 0.05, leave - 0.03)
 
     def door(times: Array) -> tuple[Array, Array]:
         return about_z(angle(times)), np.broadcast_to(hinge, (len(times), 3))
@@ -97,7 +100,10 @@ def cupboard(stage: Stage) -> Performance:
     return Performance(
         right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
         focus=(stage.kitchen.prep_x, 0.25, 1.40), stand_xy=stage.stand(-0.10, -0.36), objects={"door": door},
-        door_rad=angle, events=[Event(touch, "handle", 0.25, place), Event(leave - 0.05, "hinge", 0.35, place)],
+        door_rad=angle, events=[
+            Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
+            Event(touch + 0.05, "latch", 0.35, place, "forward"), Event(touch + 0.05, "thud", 0.7, place, "reverse"),
+        ],
         loops=[Loop("creak", lambda times: 0.5 * window(times, touch + 0.05, leave, 0.15))], gaze_hand_share=0.35,
     )  # fmt: skip
 
@@ -136,7 +142,9 @@ def tap(stage: Stage) -> Performance:
     return Performance(
         right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
         focus=(stage.x, 0.28, 0.95), stand_xy=stage.stand(0.0, -0.22), objects={"lever": lever}, lever_rad=raised,
-        tap_flow=flow, events=[Event(touch, "metal_click", 0.2, out)], loops=[Loop("water", flow)],
+        tap_flow=flow, events=[
+            Event(touch, "metal_click", 0.2, out, "forward"), Event(start, "metal_click", 0.3, out, "reverse"),
+        ], loops=[Loop("water", flow)],
     )  # fmt: skip
 
 
@@ -155,8 +163,10 @@ def _take(
 
     def carried(times: Array) -> tuple[Array, Array]:
         share = minimum_jerk(times, touch + 0.12, finish)
-        arc = minimum_jerk(times, touch + 0.10, touch + 0.55) * (1 - 0.5 * share)
-        position = spot + share[:, None] * (goal - spot) + arc[:, None] * [0, 0, 0.05] + share[:, None] * unrest(times)
+        arc = 0.05 * minimum_jerk(times, touch + 0.10, touch + 0.55) * (1 - 0.5 * share)
+        # The first millimetres are quick: a thing leaves and meets the counter with some speed, and is heard.
+        arc = arc + 0.006 * minimum_jerk(times, touch + 0.10, touch + 0.16)
+        position = spot + share[:, None] * (goal - spot) + arc[:, None] * [0, 0, 1.0] + share[:, None] * unrest(times)
         rotation = about_z(turn + 0.25 * share)
         return multiply(rotation, about_y(share * tilt(times)[:, 1])), position
 
@@ -175,7 +185,9 @@ def _take(
     return Performance(
         right, stage.rest("left"), living_fingers(stage, path, 0.015), living_fingers(stage, fingers_path([], [hands.RELAXED])),
         focus=_point(0.6 * spot + 0.4 * goal), stand_xy=stage.stand(-0.03, -0.30), objects={name: carried},
-        events=[Event(touch + 0.12, sound, 0.55, _point(spot))],
+        events=[
+            Event(touch + 0.10, sound, 0.30, _point(spot), "forward"), Event(touch + 0.10, sound, 0.60, _point(spot), "reverse"),
+        ],
     )  # fmt: skip
 
 

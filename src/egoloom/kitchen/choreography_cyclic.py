@@ -22,10 +22,9 @@ def cut(stage: Stage, food: str) -> Performance:
     board = np.array([stage.x + rng.uniform(-0.03, 0.03), 0.20 + rng.uniform(-0.02, 0.02), COUNTER_Z])
     stage.placed["board"] = (about_z(rng.uniform(-0.08, 0.08)), board)
     top = board + [0, 0, props.BOARD[2]]
-    other = "bread" if food == "carrot" else "carrot"
+    other, bread = ("bread", False) if food == "carrot" else ("carrot", True)
     if rng.random() < 0.7:
-        stage.placed[other] = (about_z(rng.uniform(-0.2, 0.2)), top + [rng.uniform(-0.05, 0.05), 0.085, 0])
-    bread = food == "bread"
+        stage.placed[other] = (about_z(rng.uniform(-0.15, 0.15)), top + [rng.uniform(-0.05, 0.05), 0.075 if bread else 0.095, 0])
     rate_hz = float(rng.uniform(1.3, 1.8) if bread else rng.uniform(2.2, 3.2))
     phase = float(rng.uniform(0, 1))
     pieces, length = (props.BREAD_PIECES, props.BREAD_SIZE[0]) if bread else (props.CARROT_PIECES, props.CARROT_LENGTH)
@@ -98,11 +97,11 @@ def _blade(
 def _holding_hand(stage: Stage, rest: Array, first_x: float, span: float, height: float, count: object) -> PoseFunction:
     """Returns the left hand: a claw on the food that retreats before the blade."""
     unrest = Unrest(stage.rng, [0.002] * 3, 0.5, 2.0)
-    rotation = rotation_from_axis((0.62, 0.62, -0.48), (0.35, 0.35, 0.87))
+    rotation = rotation_from_axis((0.88, 0.20, -0.45), (0.42, 0.1, 0.90))
     scale = stage.person.hand_scale
 
     def pose(times: Array) -> tuple[Array, Array]:
-        x = first_x - span * np.asarray(count(times)) - 0.062  # type: ignore[operator]
+        x = first_x - span * np.asarray(count(times)) - 0.105  # type: ignore[operator]
         tips = rest + np.stack([x, np.zeros(len(times)), np.full(len(times), height + 0.004)], -1)
         # The middle finger's tip of a claw lies this far from the wrist, in the hand's frame.
         tip = hands.finger_joints(hands.CLAW, left=True)[2, 3] * scale
@@ -140,7 +139,7 @@ def stir(stage: Stage) -> Performance:
     pot_turn = about_z(rng.uniform(-0.5, 0.2))
     rate_hz, phase = float(rng.uniform(0.9, 1.5)), float(rng.uniform(0, TWO_PI))
     sense = float(rng.choice([-1, 1]))
-    radius = float(rng.uniform(0.035, 0.06))
+    radius = float(rng.uniform(0.045, 0.066))
     wobble = Unrest(rng, [0.004, 0.004, 0.003], 0.4, 1.5)
 
     def angle(times: Array) -> Array:
@@ -189,7 +188,7 @@ def wash(stage: Stage) -> Performance:
     rng = stage.rng
     rate_hz, phase = float(rng.uniform(1.3, 2.2)), float(rng.uniform(0, TWO_PI))
     out = np.array(spout(stage.kitchen))
-    center = np.array([out[0] + rng.uniform(-0.03, 0.03), out[1] - 0.06, COUNTER_Z + rng.uniform(0.03, 0.08)])
+    center = np.array([out[0] + rng.uniform(-0.03, 0.03), out[1] - 0.06, COUNTER_Z + rng.uniform(0.02, 0.07)])
     sway = Unrest(rng, [0.010, 0.008, 0.008], 0.3, 0.9)
     roll = Unrest(rng, [0.07, 0.07, 0.10], 0.3, 0.9)
     face = multiply(about_x(np.array(rng.uniform(0.45, 0.75))), about_y(np.array(rng.uniform(-0.15, 0.25))))
@@ -235,7 +234,7 @@ def _on_top(thickness: float, fingers: tuple[float, float, float], sink: float) 
 
 
 def wipe(stage: Stage) -> Performance:
-    """Wipes the counter with the sponge in long strokes."""
+    """Wipes the counter with a cloth in long strokes."""
     place_things(stage, keep_centre=False)
     rng = stage.rng
     rate_hz, phase = float(rng.uniform(0.8, 1.3)), float(rng.uniform(0, TWO_PI))
@@ -253,12 +252,12 @@ def wipe(stage: Stage) -> Performance:
         position = start + np.stack([half * np.sin(a), y, np.zeros(len(times))], -1) + unrest(times)
         return about_z(0.25 - 0.12 * np.cos(a)), position
 
-    grip = _on_top(0.033, (-0.45, 0.88, 0.0), 0.026)
+    grip = _on_top(0.020, (-0.45, 0.88, 0.0), 0.026)
     place = (float(start[0]), float(start[1]), COUNTER_Z)
     return Performance(
         held(rag, grip), stage.rest("left"),
         living_fingers(stage, fingers_path([], [grip.fingers]), 0.03), living_fingers(stage, fingers_path([], [hands.FLAT]), 0.03),
-        focus=place, stand_xy=stage.stand(0.0, -0.28), objects={"sponge": rag}, gaze_hand_share=0.25,
+        focus=place, stand_xy=stage.stand(0.0, -0.28), objects={"cloth": rag}, gaze_hand_share=0.25,
         rhythm=lambda times: 0.8 * np.cos(stroke(times)),
         loops=[Loop("wipe", lambda times: np.abs(np.cos(stroke(times))))],
     )  # fmt: skip

@@ -6,6 +6,11 @@ from typing import Any
 import numba
 
 
+def inline_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns ``function`` as a helper that is copied into the kernels that call it (their arguments are costly)."""
+    return numba.njit(inline="always", fastmath=False, nogil=True, error_model="numpy")(function)
+
+
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns ``function`` compiled without fast-math, so that results are the same on every processor.
 

@@ -63,54 +63,69 @@ def noise(x, y, z):
 
 
 @kernel
+def _keep(footprint, frequency):
+    """Returns how much of a noise of ``frequency`` cells per metre survives a pixel of ``footprint`` metres."""
+    ratio = 2.2 * footprint * frequency
+    return 1.0 / (1.0 + ratio * ratio * ratio * ratio)
+
+
+@kernel
+def _line(distance, half_width, pixel):
+    """Returns the share of a pixel that a line covers; all three in the same unit."""
+    width = max(pixel, 1e-6)
+    cover = min(1.0, max(0.0, (half_width - distance) / width + 0.5))
+    return cover * min(1.0, 2.0 * half_width / width)
+
+
+@kernel
 def texture_mix(kind, scale, x, y, z, footprint):
     """Returns the share of the second colour at an object-space point (metres).
 
     ``footprint`` is the size of a pixel on the surface in metres: detail finer than it fades to its mean.
     """
     x, y, z = x * scale, y * scale, z * scale
-    fade = min(1.0, 0.35 / (footprint * scale + 1e-9))
+    pixel = footprint * scale
     if kind == 1:  # wood: rings stretched along x
         rings = noise(x * 0.35, y * 2.2, z * 2.2) * 5.0
-        grain = noise(x * 1.5, y * 22.0, z * 22.0)
-        value = 0.65 * abs(2.0 * (rings - np.floor(rings)) - 1.0) + 0.35 * grain
-        return 0.5 + (value - 0.5) * min(1.0, fade * 2.0)
+        ring = abs(2.0 * (rings - np.floor(rings)) - 1.0) - 0.5
+        grain = noise(x * 1.5, y * 22.0, z * 22.0) - 0.5
+        return 0.5 + 0.65 * ring * _keep(pixel, 8.0) + 0.45 * grain * _keep(pixel, 22.0)
     if kind == 2:  # tiles with grout, every tile of a slightly other tone
         i, j = np.floor(x), np.floor(y)
         u, v = x - i, y - j
-        if min(min(u, 1 - u), min(v, 1 - v)) < 0.04:
-            return fade + (1 - fade) * 0.2
-        return 0.22 * _hash(np.int64(i), np.int64(j), 7)
+        grout = _line(min(min(u, 1 - u), min(v, 1 - v)), 0.03, pixel)
+        return grout + (1 - grout) * 0.22 * _hash(np.int64(i), np.int64(j), 7)
     if kind == 3:  # speckled stone
-        value = noise(x, y, z) * 0.6 + noise(x * 3.1, y * 3.1, z * 3.1) * 0.4
+        fine = (noise(x * 3.1, y * 3.1, z * 3.1) - 0.5) * _keep(pixel, 3.1)
+        value = 0.5 + 0.6 * (noise(x, y, z) - 0.5) + 0.4 * fine
         sharp = min(1.0, max(0.0, (value - 0.42) * 5.0))
-        return 0.45 + (sharp - 0.45) * min(1.0, fade * 1.5)
+        return 0.42 + (sharp - 0.42) * _keep(pixel, 1.0)
     if kind == 4:  # brushed metal
-        return 0.5 + (noise(x * 0.5, y * 14.0, z * 14.0) - 0.5) * fade
+        return 0.5 + (noise(x * 0.5, y * 14.0, z * 14.0) - 0.5) * _keep(pixel, 14.0)
     if kind == 5:  # checked cloth
         u, v = x - np.floor(x), z - np.floor(z)
-        value = 0.5 * (u < 0.35) + 0.5 * (v < 0.35)
-        return 0.35 + (value - 0.35) * fade
-    return _texture_mix_soft(kind, x, y, z, fade)
+        return 0.5 * (_line(abs(u - 0.5), 0.18, pixel) + _line(abs(v - 0.5), 0.18, pixel))
+    return _texture_mix_soft(kind, x, y, z, pixel)
 
 
 @kernel
-def _texture_mix_soft(kind, x, y, z, fade):
+def _texture_mix_soft(kind, x, y, z, pixel):
     if kind == 6:  # skin: soft mottling
-        return noise(x, y, z)
+        return 0.5 + (noise(x, y, z) - 0.5) * _keep(pixel, 1.0)
     if kind == 7:  # crumb and crust
-        return 0.4 + (noise(x, y, z) * 0.6 + noise(x * 2.7, y * 2.7, z * 2.7) * 0.4 - 0.4) * fade
+        fine = (noise(x * 2.7, y * 2.7, z * 2.7) - 0.5) * _keep(pixel, 2.7)
+        return 0.5 + 0.6 * (noise(x, y, z) - 0.5) * _keep(pixel, 1.0) + 0.4 * fine
     if kind == 8:  # floor boards along y
         i = np.floor(x)
         u = x - i
-        if min(u, 1 - u) < 0.03:
-            return fade
-        tone = 0.5 * _hash(np.int64(i), np.int64(np.floor(y * 0.12 + 0.37 * i)), 3)
-        return tone + 0.3 * noise(x * 6.0, y * 0.7, 1.5) * fade
+        joint = _line(min(u, 1 - u), 0.02, pixel)
+        tone = 0.45 * _hash(np.int64(i), np.int64(np.floor(y * 0.12 + 0.37 * i)), 3)
+        grain = (noise(x * 6.0, y * 0.7, 1.5) - 0.5) * _keep(pixel, 6.0)
+        return joint + (1 - joint) * (0.12 + tone + 0.35 * grain)
     if kind == 9:  # plaster: broad stains
-        return 0.7 * noise(x, y, z) + 0.3 * noise(x * 4.0, y * 4.0, z * 4.0)
+        return 0.7 * noise(x, y, z) + 0.3 * (0.5 + (noise(x * 4.0, y * 4.0, z * 4.0) - 0.5) * _keep(pixel, 4.0))
     if kind == 10:  # running water: streaks along z
         return noise(x * 30.0, y * 30.0, z)
     if kind == 11:  # growth rings along y
-        return 0.5 + 0.5 * (noise(x * 0.3, y * 6.0, z * 0.3) - 0.5) * fade
+        return 0.5 + 0.5 * (noise(x * 0.3, y * 6.0, z * 0.3) - 0.5) * _keep(pixel, 6.0)
     return 0.0

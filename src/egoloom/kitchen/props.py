@@ -6,7 +6,8 @@ Every mesh stands on z = 0 around its own origin, in metres.
 import numpy as np
 
 from egoloom.kitchen.geometry import Array, about_x, about_y
-from egoloom.kitchen.meshes import Mesh, box, cylinder, join, lathe, sphere
+from egoloom.kitchen.meshes import Mesh, box, cylinder, grid_triangles, join, lathe, sphere
+from egoloom.kitchen.raster import vertex_normals
 from egoloom.kitchen.tubes import tube_points, tube_texture, tube_triangles
 
 MUG_RADIUS, MUG_HEIGHT = 0.041, 0.096
@@ -16,8 +17,8 @@ POT_RADIUS, POT_HEIGHT = 0.115, 0.125
 BOARD = (0.38, 0.26, 0.018)
 KNIFE_HANDLE = (-0.062, 0.0, 0.012)  # centre of the handle in the knife's frame; the blade points to +x, its edge to -z
 SPOON_GRIP = (0.0, 0.0, 0.215)  # where a spoon is held; the bowl is at the origin, the handle rises along z
-CARROT_RADIUS, CARROT_LENGTH, CARROT_PIECES = 0.017, 0.19, 16
-BREAD_SIZE, BREAD_PIECES = (0.22, 0.095, 0.085), 11
+CARROT_RADIUS, CARROT_LENGTH, CARROT_PIECES = 0.020, 0.25, 20
+BREAD_SIZE, BREAD_PIECES = (0.26, 0.100, 0.080), 13
 
 
 def bent_tube(points: list[tuple[float, float, float]], radius: float, material: str, sides: int = 8) -> Mesh:
@@ -118,6 +119,23 @@ def sponge() -> Mesh:
     )
 
 
+def cloth() -> Mesh:
+    """Returns a crumpled kitchen cloth of 20 by 17 cm."""
+    count = 11
+    grid = np.linspace(-1, 1, count)
+    x, y = np.meshgrid(grid * 0.10, grid * 0.085, indexing="xy")
+    edge = 1 + 0.10 * np.sin(5 * np.arctan2(y, x) + 0.7)
+    z = 0.012 + 0.008 * np.sin(38 * x + 9 * y) * np.cos(46 * y - 12 * x)
+    rim = np.maximum(np.abs(x) / 0.10, np.abs(y) / 0.085)
+    z = np.where(rim > 0.99, 0.0, z)
+    points = np.stack([x * edge, y * edge, z], -1).reshape(-1, 3)
+    triangles = grid_triangles(count, count, closed=False)
+    normals = np.zeros_like(points)[None]
+    vertex_normals(points[None], triangles, normals)
+    texture = np.stack([points[:, 0], points[:, 2], points[:, 1]], -1)
+    return Mesh(points, normals[0], texture, triangles, np.zeros(len(triangles), np.int64), ["cloth"] * len(triangles))
+
+
 def board() -> Mesh:
     """Returns a cutting board."""
     x, y, z = BOARD
@@ -204,7 +222,7 @@ def _disc(ring: Array, sign: float) -> Mesh:
 
 def stream(length: float = 1.0) -> Mesh:
     """Returns a unit column of water along -z, to be scaled to its length."""
-    return lathe([(0.0050, -length), (0.0058, -0.5 * length), (0.0066, 0)], "water", 8)
+    return lathe([(0.0062, -length), (0.0068, -0.5 * length), (0.0078, 0)], "water", 8)
 
 
 def lying(mesh: Mesh) -> Mesh:

@@ -16,7 +16,7 @@ COUNTER_Z, WALL_Y = 0.90, 0.62
 SINK_Y, TAP_Y = (0.07, 0.43), 0.485
 SINK_HALF, SINK_DEPTH = 0.26, 0.17
 DRAWER_HALF, DRAWER_Z = 0.26, (0.685, 0.845)
-CUPBOARD_Y, CUPBOARD_Z = 0.30, (1.36, 2.00)
+CUPBOARD_Y, CUPBOARD_Z = 0.30, (1.44, 2.06)
 CUPBOARD_HALF = 0.21
 LEVER_TIP = 0.085
 
@@ -78,7 +78,7 @@ def _palette(rng: np.random.Generator) -> dict[str, Material]:
         "front_edge": Material(_scaled(front, 0.55), specular=0.05),
         "carcass": Material(_scaled(front, 0.45), specular=0.02),
         "inside": Material(srgb("d8c6a2"), srgb("c2ab82"), looks.WOOD, 7.0, specular=0.03),
-        "counter": Material(top, _scaled(top, 0.62), stone, 90.0 if stone == looks.SPECKLE else 7.0, specular=0.22, gloss=40),
+        "counter": Material(top, _scaled(top, 0.62), stone, 55.0 if stone == looks.SPECKLE else 6.0, specular=0.22, gloss=40),
         "tiles": Material(tile, _scaled(tile, 0.6), looks.TILES, float(rng.choice([6.7, 10.0, 13.0])), specular=0.2, gloss=30),
         "wall": Material(wall, _scaled(wall, 0.9), looks.PLASTER, 3.0, specular=0.0),
         "ceiling": Material(srgb("efeeea"), specular=0.0, casts=False),
@@ -122,7 +122,8 @@ def _prop_palette(rng: np.random.Generator, mug: tuple, plate: tuple) -> dict[st
         "leaf": Material(srgb("4d7a2c"), specular=0.05),
         "crust": Material(srgb("a9682f"), srgb("7c4519"), looks.CRUMB, 60.0, specular=0.04),
         "crumb": Material(srgb("f0ddb4"), srgb("dcc08b"), looks.CRUMB, 130.0, specular=0.0),
-        "water": Material(srgb("cfe6f5"), srgb("8fb4cc"), looks.STREAM, 30.0, specular=0.8, veil=True, casts=False),
+        "cloth": Material(_pick(rng, "d8dde6 e3c24e 7fb0a0 d98a8a"), _pick(rng, "4f7fb5 b5504f f5f1e6"), looks.CHECKS, 34.0, specular=0.0),
+        "water": Material(srgb("e4f3ff"), srgb("9cc4e0"), looks.STREAM, 30.0, specular=0.8, emission=0.25, veil=True, casts=False),
     }  # fmt: skip
 
 
@@ -298,7 +299,7 @@ def _sink(kitchen: Kitchen) -> Mesh:
 
 def spout(kitchen: Kitchen) -> tuple[float, float, float]:
     """Returns where water leaves the tap."""
-    return (kitchen.sink_x, TAP_Y - 0.185, COUNTER_Z + 0.215)
+    return (kitchen.sink_x, TAP_Y - 0.165, COUNTER_Z + 0.18)
 
 
 def lever_pivot(kitchen: Kitchen) -> tuple[float, float, float]:
@@ -308,8 +309,8 @@ def lever_pivot(kitchen: Kitchen) -> tuple[float, float, float]:
 
 def _tap(kitchen: Kitchen) -> Mesh:
     x, z = kitchen.sink_x, COUNTER_Z
-    arc = [(x, TAP_Y, z + 0.10), (x, TAP_Y, z + 0.24), (x, TAP_Y - 0.02, z + 0.285), (x, TAP_Y - 0.07, z + 0.315), (x, TAP_Y - 0.13, z + 0.305),
-           (x, TAP_Y - 0.17, z + 0.27), (x, TAP_Y - 0.185, z + 0.215)]  # fmt: skip
+    arc = [(x, TAP_Y, z + 0.10), (x, TAP_Y, z + 0.20), (x, TAP_Y - 0.02, z + 0.245), (x, TAP_Y - 0.07, z + 0.27), (x, TAP_Y - 0.12, z + 0.262),
+           (x, TAP_Y - 0.155, z + 0.232), (x, TAP_Y - 0.165, z + 0.18)]  # fmt: skip
     column = lathe(
         [(0.030, 0), (0.030, 0.008), (0.022, 0.014), (0.020, 0.165), (0.012, 0.172), (0, 0.172)], "chrome", 12
     )

@@ -3,6 +3,7 @@
 Shape letters: T frames, N vertices, F triangles.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from egoloom.kitchen.motion import PoseFunction, Unrest
 from egoloom.kitchen.plan import ClipPlan, clip_rng
 from egoloom.kitchen.raster import vertex_normals
 from egoloom.kitchen.settings import KitchenSettings
-from egoloom.kitchen.stage import Event, Performance, Stage
+from egoloom.kitchen.stage import Performance, Stage
 from egoloom.kitchen.vocabulary import ACTIONS
 
 NOT_DETECTABLE = ""
@@ -91,6 +92,8 @@ def build_take(settings: KitchenSettings, plan: ClipPlan) -> Take:
     performance = motion(stage)
     if action.reverse:
         performance = reversed_performance(performance, settings.duration_s)
+    else:
+        performance.events = [event for event in performance.events if event.only != "reverse"]
     stance = _stance(stage, performance)
     times = np.arange(settings.num_frames + 1) / settings.fps
     builder = _Builder(times)
@@ -111,13 +114,9 @@ def reversed_performance(p: Performance, duration_s: float) -> Performance:
     def back(function):
         return None if function is None else (lambda times: function(duration_s - times))
 
-    renamed = {"drawer_stop": "drawer_stop", "hinge": "thud", "handle": "handle"}
-    events = []
-    for event in p.events:
-        kind = renamed.get(event.kind, event.kind)
-        # A hinge is loud where it ends: an opened drawer stops at its rail, a closed one hits the frame.
-        time_s = duration_s - event.time_s
-        events.append(Event(time_s, kind, event.strength, event.position))
+    events = [
+        dataclasses.replace(event, time_s=duration_s - event.time_s) for event in p.events if event.only != "forward"
+    ]
     loops = [type(loop)(loop.kind, back(loop.envelope)) for loop in p.loops]
     return Performance(
         back(p.right), back(p.left), back(p.right_fingers), back(p.left_fingers), p.focus, p.stand_xy,

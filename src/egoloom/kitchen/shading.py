@@ -5,7 +5,7 @@ Shape letters: N vertices, F triangles, H rows, W columns.
 
 import numpy as np
 
-from egoloom.kitchen.jit import kernel
+from egoloom.kitchen.jit import inline_kernel, kernel
 from egoloom.kitchen.materials import texture_mix
 
 # Entries of the light array.
@@ -44,7 +44,7 @@ def surface_buffers(
             flow_HW2[row, col, 1] = fy * y / z + cy - row
 
 
-@kernel
+@inline_kernel
 def _shadow(shadow_HW, to_light, px, py, pz):
     """Returns the lit share at a world point: four bilinear-weighted depth comparisons, twice for a soft edge."""
     u = to_light[0, 0] * px + to_light[0, 1] * py + to_light[0, 2] * pz + to_light[0, 3]
@@ -65,7 +65,7 @@ def _shadow(shadow_HW, to_light, px, py, pz):
     return lit / 9.0
 
 
-@kernel
+@inline_kernel
 def _shade(
     f, u, v, edges_F9, triangles_F3, world_N3, normal_N3, texture_N3, material_F, materials, light, shadow_HW,
     to_light, eye, occlusion, focal, out,
@@ -119,15 +119,16 @@ def _shade(
     half = max(np.sqrt(hx * hx + hy * hy + hz * hz), 1e-9)
     specular = 0.0
     if facing > 0.0 and row[8] > 0.0:
-        cosine = max(0.0, (nx * hx + ny * hy + nz * hz) / half)
-        specular = row[8] * cosine ** row[9] * lit * falloff
+        cosine = (nx * hx + ny * hy + nz * hz) / half
+        if cosine > 0.55:
+            specular = row[8] * cosine ** row[9] * lit * falloff
     for c in range(3):
         color = row[c] * (1 - mix) + row[3 + c] * mix
         incoming = key * light[3 + c] + sky * light[6 + c] + ground * light[9 + c] + fill * light[15 + c]
         out[c] = color * (incoming + row[10]) + specular * light[3 + c]
 
 
-@kernel
+@inline_kernel
 def _occlusion(row, col, triangle_HW, inverse_depth_HW, edges_F9, camera_normal, intrinsics, taps):
     """Returns how open the surface is at a pixel (1 = open): eight neighbours' depths against its tangent plane."""
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
@@ -162,6 +163,7 @@ def shade_view(
     rows, cols = triangle_HW.shape
     color = np.zeros(3)
     normal = np.zeros(3)
+    triangle_S, u_S, v_S, weight_S = np.zeros(16, np.int64), np.zeros(16), np.zeros(16), np.zeros(16)
     focal = intrinsics[0]
     for row in range(rows):
         for col in range(cols):
@@ -182,32 +184,31 @@ def shade_view(
                 if g < 0 or f < 0 or group_F[g] != group_F[f]:
                     uniform = False
                     break
+            count = 0
             if uniform:
+                triangle_S[0], u_S[0], v_S[0], weight_S[0] = f, col, row, 1.0
+                count = 1
+            else:
+                for s in range(scale * scale):
+                    r, q = row * scale + s // scale, col * scale + s % scale
+                    g = fine_HW[r, q]
+                    if g < 0:
+                        continue
+                    if count > 0 and group_F[g] == group_F[triangle_S[count - 1]]:
+                        weight_S[count - 1] += 1.0 / (scale * scale)
+                        continue
+                    triangle_S[count], u_S[count], v_S[count] = g, (q + 0.5) / scale - 0.5, (r + 0.5) / scale - 0.5
+                    weight_S[count] = 1.0 / (scale * scale)
+                    count += 1
+            for c in range(3):
+                image_HW3[row, col, c] = 0.0
+            for s in range(count):
                 _shade(
-                    f, float(col), float(row), edges_F9, triangles_F3, world_N3, normal_N3, texture_N3, material_F,
+                    triangle_S[s], u_S[s], v_S[s], edges_F9, triangles_F3, world_N3, normal_N3, texture_N3, material_F,
                     materials, light, shadow_HW, to_light, eye, occlusion, focal, color,
                 )  # fmt: skip
                 for c in range(3):
-                    image_HW3[row, col, c] = color[c]
-                continue
-            for c in range(3):
-                image_HW3[row, col, c] = 0.0
-            share = 1.0 / (scale * scale)
-            last = -2
-            for s in range(scale * scale):
-                r, q = row * scale + s // scale, col * scale + s % scale
-                g = fine_HW[r, q]
-                if g < 0:
-                    continue
-                if last < 0 or group_F[g] != last:
-                    u, v = (q + 0.5) / scale - 0.5, (r + 0.5) / scale - 0.5
-                    _shade(
-                        g, u, v, edges_F9, triangles_F3, world_N3, normal_N3, texture_N3, material_F, materials,
-                        light, shadow_HW, to_light, eye, occlusion, focal, color,
-                    )  # fmt: skip
-                    last = group_F[g]
-                for c in range(3):
-                    image_HW3[row, col, c] += share * color[c]
+                    image_HW3[row, col, c] += weight_S[s] * color[c]
 
 
 @kernel

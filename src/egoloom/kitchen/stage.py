@@ -17,12 +17,13 @@ IDENTITY = np.eye(3)
 
 @dataclass(frozen=True)
 class Event:
-    """A short sound: what kind, when, how loud, where."""
+    """A short sound: what kind, when, how loud, where; ``only`` limits it to one direction of time."""
 
     time_s: float
     kind: str
     strength: float
     position: tuple[float, float, float]
+    only: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,15 @@ def place_things(stage: Stage, keep_centre: bool) -> None:
     stage.placed["sponge"] = (
         about_z(rng.uniform(-1, 1)), np.array([kitchen.sink_x + rng.choice([-1, 1]) * 0.33, 0.12 + rng.uniform(0, 0.1), COUNTER_Z]),
     )  # fmt: skip
+    # A cloth lies somewhere in every kitchen, so that its presence does not give the wiping away.
+    side = float(rng.choice([-1, 1]))
+    stage.placed["cloth"] = (
+        about_z(rng.uniform(-1, 1)),
+        np.array([stage.x + side * rng.uniform(0.40, 0.62), rng.uniform(0.08, 0.14), COUNTER_Z]),
+    )
+    if stage.station == "prep" or abs(stage.placed["cloth"][1][0] - kitchen.sink_x) < 0.36:
+        stage.placed["cloth"][1][0] = kitchen.prep_x + side * rng.uniform(0.45, 0.55)
+        stage.placed["cloth"][1][1] = 0.50
     wide = 0.27 if stage.station == "sink" else 0.33 if stage.station == "hob" else 0.0
     board_side = float(rng.choice([-1, 1]))
     board_x = kitchen.prep_x + (0.0 if stage.station != "prep" else 0.44 * board_side)

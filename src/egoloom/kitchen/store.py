@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from egoloom.clips import Clip, ClipStore, Modality, Video
-from egoloom.clips.media import write_arrays, write_audio, write_flow, write_table, write_video
+from egoloom.clips.media import write_audio, write_flow, write_table, write_video
 from egoloom.errors import UserError
 from egoloom.kitchen.camera_view import Rendered
 from egoloom.kitchen.clip import KitchenClip, render_clip
 from egoloom.kitchen.plan import ClipPlan, clip_rng
 from egoloom.kitchen.settings import KitchenSettings
-from egoloom.kitchen.tracks import FLOW_BOUND_PX, HOP_S, estimated_flow, log_mel, monocular_depth
+from egoloom.kitchen.tracks import FLOW_BOUND_PX, HOP_S, estimated_flow, log_mel, monocular_depth, write_arrays
 from egoloom.kitchen.vocabulary import ACTION_NAMES, LABEL_SPACES, SPLITS, noun_index, verb_index
 
 VIEWS = ("ego", "exo")

@@ -57,7 +57,7 @@ SPLITS: list[str] = ["train", "validation", "test", "unseen_participant", "unsee
 # What the simulated detector can name. Water, slices and steam are absent: they would give the class away.
 DETECTOR_CATEGORIES: tuple[str, ...] = (
     "hand", "drawer", "cupboard", "tap", "mug", "plate", "bottle", "carrot", "bread", "pot", "knife", "spoon",
-    "sponge", "board", "bowl", "apple",
+    "sponge", "board", "bowl", "apple", "cloth",
 )  # fmt: skip
 
 
