@@ -14,6 +14,7 @@ from egoloom.clips import Clip, ClipStore, Modality, Video
 from egoloom.clips.files import write_text
 from egoloom.errors import UserError
 from egoloom.ingest.audio_copy import copy_audio
+from egoloom.ingest.images import Image
 from egoloom.ingest.video_copy import CopiedVideo, copy_images, copy_video, probe
 
 NUM_VIDEOS_PER_APPEND = 64
@@ -74,7 +75,7 @@ class Recording:
 
     video_id: str
     source: Path
-    images: tuple[Path, ...] = ()
+    images: tuple[Image, ...] = ()
     fps: Fraction | None = None
     audio_source: Path | None = None
     view: str = "ego"

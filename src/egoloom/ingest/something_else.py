@@ -83,7 +83,7 @@ def ingest(
         annotation = by_id[recording.video_id]
         present = set(copied.present)
         if rows := tracks.get(recording.video_id):
-            names = {path.stem: number for number, path in enumerate(recording.images)}
+            names = {Path(str(image)).stem: number for number, image in enumerate(recording.images)}
             path = store.media_path(Modality.BOXES, recording.video_id)
             layout_boxes.write(path, rows, copied.video, frame_numbers=names or None)
             present.add(Modality.BOXES)

@@ -107,7 +107,7 @@ SOURCES: dict[str, Source] = {
         ),
         Source(
             "egox",
-            "egox",
+            "egox_store",
             "Takes in the EgoX layout: exo, ego, depth, cameras",
             "github.com/DAVIAN-Robotics/EgoX (folder example), or your own in the same layout",
             (

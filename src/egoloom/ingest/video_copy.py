@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from egoloom.clips.media.encoding import encode_frames
 from egoloom.errors import UserError
+from egoloom.ingest.images import Image, read_image
 
 STANDARD_RATES = tuple(
     Fraction(rate) for rate in (5, 6, 10, 12, 15, 20, "24000/1001", 24, 25, "30000/1001", 30, 48, 50, "60000/1001", 60)
@@ -160,7 +161,7 @@ def copy_video(
 
 
 def copy_images(
-    sources: Iterable[Path], target: Path, *, fps: Fraction, short_side_px: int | None = 256, crf: int = 20
+    sources: Iterable[Image], target: Path, *, fps: Fraction, short_side_px: int | None = 256, crf: int = 20
 ) -> CopiedVideo:
     """Writes the store's copy of a folder of image files, one a frame.
 
@@ -186,24 +187,6 @@ def copy_images(
 
     num_frames = encode_frames(target, frames(), size, "yuv420p", fps, crf=crf)
     return CopiedVideo(fps, *size, num_frames, num_frames / float(fps), width, height)
-
-
-def read_image(path: Path, *, grey: bool = False) -> np.ndarray:
-    """Reads an image as uint8 ``[H, W, 3]`` BGR or ``[H, W]`` grey.
-
-    Raises:
-        UserError: If it is missing or not an image.
-    """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"Cannot read the image {path}: {error.strerror}") from error
-    picture = None
-    if len(content):
-        picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
-    if picture is None:
-        raise UserError(f"{path} is not an image that can be decoded", fix="replace the file")
-    return picture
 
 
 def at_constant_rate(
