@@ -21,17 +21,17 @@ class ViewConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_frames: int = Field(8, ge=1)
-    size_px: int = Field(64, ge=8)
+    num_frames: int = Field(default=8, ge=1)
+    size_px: int = Field(default=64, ge=8)
     sampling: Literal["segments", "strided"] = "segments"
-    seconds_between_frames: float = Field(0.13, gt=0)
+    seconds_between_frames: float = Field(default=0.13, gt=0)
     zoom: tuple[float, float] = (1.15, 1.43)
-    colour_jitter: float = Field(0.25, ge=0, lt=1)
-    hue_jitter: float = Field(0.1, ge=0, le=0.5)
-    flip_probability: float = Field(0.0, ge=0, le=1)
-    max_boxes: int = Field(8, ge=1)
-    num_spectrogram_columns: int = Field(96, ge=8)
-    num_imu_samples: int = Field(128, ge=8)
+    colour_jitter: float = Field(default=0.25, ge=0, lt=1)
+    hue_jitter: float = Field(default=0.1, ge=0, le=0.5)
+    flip_probability: float = Field(default=0.0, ge=0, le=1)
+    max_boxes: int = Field(default=8, ge=1)
+    num_spectrogram_columns: int = Field(default=96, ge=8)
+    num_imu_samples: int = Field(default=128, ge=8)
 
 
 def view_generator(clip_id: str, view_seed: int) -> np.random.Generator:

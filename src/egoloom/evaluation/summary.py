@@ -112,4 +112,4 @@ def confusion_record(predictions: Predictions, head: str, class_names: list[str]
     labelled = labels >= 0
     predicted = predictions.log_probs(head).argmax(axis=1)[labelled]
     counts = confusion_matrix(predicted, labels[labelled], len(class_names))
-    return {"head": head, "class_names": class_names, "counts": counts.tolist()}
+    return {"head": head, "class_names": class_names, "matrix": counts.tolist()}

@@ -1,6 +1,7 @@
 """Teachers of a distilled run: loaded, checked, weighted on held-out clips, and heard once for every view."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ViewKey, batches, entries_of
 from egoloom.clips.files import write_text
 from egoloom.distillation.soft_labels import SoftLabelCache, SoftLabelInfo, build_view, view_fingerprint
-from egoloom.distillation.teachers import ModuleTeacher, TeacherEnsemble
+from egoloom.distillation.teachers import FittedEnsemble, ModuleTeacher, TeacherEnsemble
 from egoloom.errors import UserError
+from egoloom.evaluation.prediction import Predictions
 from egoloom.models import Recogniser
 from egoloom.recipes.run_config import RunConfig
 
@@ -28,10 +30,7 @@ def build_ensemble(config: RunConfig, store: ClipStore, student: Recogniser, out
     """
     teaching = config.distillation
     assert teaching is not None
-    modules = {}
-    for path in teaching.teachers:
-        best = path / "checkpoints" / "best"
-        modules[_name(path, modules)] = Recogniser.from_pretrained(best if best.is_dir() else path)
+    modules = load_teachers(teaching.teachers)
     for name, module in modules.items():
         _check_teacher(name, module, student, store)
     ensemble = TeacherEnsemble({name: ModuleTeacher(module) for name, module in modules.items()}, teaching.ensemble)
@@ -59,6 +58,41 @@ def judge(
     logits = {head: torch.cat([part[head] for part, _ in seen]) for head in ensemble.heads}
     labels = {head: torch.cat([part[head] for _, part in seen]) for head in ensemble.heads}
     return logits, labels
+
+
+def evaluate_ensemble(config: RunConfig, run: Path, *, split: str) -> Predictions:
+    """Returns the ensemble's own predictions on a split, with the temperatures and weights that the run fitted.
+
+    Label-based weights cannot be used here, since the split's labels are what is asked for; those schemes fall back to
+    their label-free weights.
+    """
+    teaching = config.distillation
+    assert teaching is not None
+    store = ClipStore.open(config.data.store)
+    ensemble = TeacherEnsemble(
+        {name: ModuleTeacher(module) for name, module in load_teachers(teaching.teachers).items()},
+        teaching.ensemble,
+        fitted=FittedEnsemble.load(run / WEIGHTS_FILE),
+    )
+    dataset = ClipDataset(
+        entries_of(store, split=split, labelled=True), _modalities(ensemble), config.view, is_training=False
+    )
+    logits, labels = judge(ensemble, dataset, batch_size=config.evaluation.batch_size)
+    mixed = ensemble.targets(logits).logits
+    return Predictions(
+        [entry.clip.clip_id for entry in dataset.entries],
+        {head: values.unsqueeze(1).numpy() for head, values in mixed.items()},
+        {head: values.numpy() for head, values in labels.items()},
+    )
+
+
+def load_teachers(paths: Sequence[Path]) -> dict[str, Recogniser]:
+    """Returns name to teacher; a path is a run folder or a checkpoint folder."""
+    modules: dict[str, Recogniser] = {}
+    for path in paths:
+        best = path / "checkpoints" / "best"
+        modules[_name(path, modules)] = Recogniser.from_pretrained(best if best.is_dir() else path)
+    return modules
 
 
 def build_soft_labels(config: RunConfig, ensemble: TeacherEnsemble, dataset: ClipDataset, out: Path) -> SoftLabelCache:

@@ -31,7 +31,7 @@ class DataConfig(BaseModel):
     selection_split: str = "validation"
     report_splits: tuple[str, ...] = ("test",)
     extra_stores: tuple[Path, ...] = ()
-    max_generated_share: float = Field(0.5, ge=0, lt=1)
+    max_generated_share: float = Field(default=0.5, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _selection_is_not_reported(self) -> "DataConfig":
@@ -69,23 +69,23 @@ class OptimisationConfig(BaseModel):
 
     model_config = FROZEN
 
-    epochs: int = Field(12, ge=1)
-    batch_size: int = Field(16, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.02, ge=0)
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.02, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    clip_norm: float = Field(5.0, gt=0)
-    num_view_seeds: int = Field(8, ge=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    ema_decay: float | None = Field(None, gt=0, lt=1)
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float = Field(default=5.0, gt=0)
+    num_view_seeds: int = Field(default=8, ge=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     mixed_precision: Literal["no", "bf16"] = "no"
     compile: bool = False
     seed: int = 0
-    num_workers: int = Field(0, ge=0)
-    cache_mb: int = Field(1500, ge=0)
-    checkpoint_every_steps: int = Field(200, ge=1)
+    num_workers: int = Field(default=0, ge=0)
+    cache_mb: int = Field(default=1500, ge=0)
+    checkpoint_every_steps: int = Field(default=200, ge=1)
 
 
 class EvaluationConfig(BaseModel):
@@ -93,7 +93,7 @@ class EvaluationConfig(BaseModel):
 
     model_config = FROZEN
 
-    num_clips: int = Field(1, ge=1)
+    num_clips: int = Field(default=1, ge=1)
     num_crops: Literal[1, 3] = 1
     average: Literal["logits", "probabilities"] = "logits"
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)

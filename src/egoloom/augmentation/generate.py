@@ -1,0 +1,171 @@
+"""Generates the ego view of exo clips into a store of its own, marked, resumable, one bad clip never stops it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import track
+
+from egoloom.augmentation.quality import score_clip
+from egoloom.augmentation.samples import generator_sample
+from egoloom.augmentation.takes import load_take
+from egoloom.clips import Clip, ClipStore, Modality, Video
+from egoloom.clips.media import write_arrays, write_video
+from egoloom.errors import UserError
+from egoloom.exo2ego.generation import GenerationConfig, generate
+from egoloom.exo2ego.pipeline import EgoXPipeline
+from egoloom.exo2ego.prior import PriorConfig
+
+
+class AugmentationConfig(BaseModel):
+    """How exo clips become ego clips.
+
+    Attributes:
+        size_px: Side of the generated frames.
+        num_frames: Frames generated a clip.
+        generation: Options of the generator.
+        prior: Options of the ego prior.
+        split: Split of the generated clips.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_px: int = Field(default=64, ge=16)
+    num_frames: int = Field(default=17, ge=2)
+    generation: GenerationConfig = GenerationConfig()
+    prior: PriorConfig = PriorConfig()
+    split: str = "train"
+
+
+@dataclass
+class AugmentationReport:
+    """What ``generate_clips`` did.
+
+    Attributes:
+        store: Where the generated clips lie.
+        num_done: Clips generated now.
+        num_kept: Clips that were there already.
+        failures: Clip id to reason.
+    """
+
+    store: ClipStore
+    num_done: int = 0
+    num_kept: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def generated_store(path: Path, source: ClipStore, generator: str) -> ClipStore:
+    """Creates or opens the store of generated clips of a source; it has the source's classes and splits."""
+    return ClipStore.create(
+        path,
+        name=f"{source.info.name}-generated",
+        source="augment",
+        licence=f"generated from {source.info.name}: {source.info.licence}",
+        is_simulated=source.info.is_simulated,
+        label_spaces=source.info.label_spaces,
+        splits=source.info.splits,
+        flow_bound_px=source.info.flow_bound_px,
+        extra={"generator": generator},
+    )
+
+
+def generate_clips(
+    source: ClipStore,
+    clips: Sequence[Clip],
+    pipeline: EgoXPipeline,
+    out: Path,
+    *,
+    generator: str,
+    config: AugmentationConfig | None = None,
+    target: ClipStore | None = None,
+    on_clip: Callable[[Clip, np.ndarray], None] | None = None,
+) -> AugmentationReport:
+    """Generates the first-person view of exo clips and writes them, marked, into a store.
+
+    Labels, participant and take are those of the exo clip. Clips that the store holds already are kept.
+
+    Args:
+        source: The store with the exo clips.
+        clips: Exo clips with depth and cameras.
+        pipeline: The generator.
+        out: Store of the generated clips.
+        generator: Name and weights' hash of the generator, written to every clip.
+        config: Sizes and options.
+        target: The store to write into, where it is not to have the source's classes.
+        on_clip: Called with each new clip and its frames.
+    """
+    config = config or AugmentationConfig()
+    report = AugmentationReport(target or generated_store(out, source, generator))
+    existing = {clip.clip_id for clip in report.store.clips}
+    for clip in track(list(clips), "generating", transient=True):
+        if f"{clip.clip_id}-generated" in existing:
+            report.num_kept += 1
+            continue
+        try:
+            made, frames = _generate_one(source, clip, pipeline, report.store, generator, config)
+        except UserError as error:
+            report.failures[clip.clip_id] = error.what
+            continue
+        report.num_done += 1
+        if on_clip:
+            on_clip(made, frames)
+    if report.failures and not report.num_done and not report.num_kept:
+        clip_id, reason = next(iter(report.failures.items()))
+        raise UserError(f"None of {len(clips)} clips could be generated; the first, {clip_id}: {reason}")
+    return report
+
+
+def _generate_one(
+    source: ClipStore, clip: Clip, pipeline: EgoXPipeline, target: ClipStore, generator: str, config: AugmentationConfig
+) -> tuple[Clip, np.ndarray]:
+    take = load_take(source, clip, num_frames=config.num_frames)
+    sample, prior = generator_sample(take, size_px=config.size_px, prior_config=config.prior)
+    frames = generate(pipeline, [sample], config.generation)[0].numpy()
+    holes = np.asarray(prior.hole_mask_THW)
+    scores = score_clip(frames, np.asarray(prior.frames_TCHW), holes)
+    video_id = f"{clip.video_id}-generated"
+    fps = Fraction(config.num_frames / (clip.end_s - clip.start_s)).limit_denominator(1001)
+    write_video(target.media_path(Modality.RGB, video_id), frames, fps)
+    duration_s = len(frames) / float(fps)
+    video = Video(
+        video_id,
+        f"media/rgb/{video_id}.mp4",
+        fps,
+        frames.shape[3],
+        frames.shape[2],
+        len(frames),
+        duration_s,
+        "ego",
+        clip.take_id,
+    )
+    made = Clip(
+        f"{clip.clip_id}-generated",
+        video_id,
+        clip.participant_id,
+        "ego",
+        clip.take_id,
+        0.0,
+        duration_s,
+        config.split,
+        verb=clip.verb,
+        noun=clip.noun,
+        action=clip.action,
+        narration=clip.narration,
+        is_generated=True,
+        generator=generator,
+        quality=scores.quality,
+        present=frozenset({Modality.RGB}),
+        extra={"source_clip": clip.clip_id, "scores": json.dumps(vars(scores))},
+    )
+    # What the generator saw stays beside its picture, so that a person can judge both.
+    write_video(target.path / "media" / "prior" / f"{video_id}.mp4", np.asarray(prior.frames_TCHW), fps)
+    write_arrays(
+        target.path / "media" / "prior" / f"{video_id}.npz",
+        {"hole_mask": np.packbits(holes), "shape": np.array(holes.shape)},
+    )
+    target.append(videos=[video], clips=[made])
+    return made, frames

@@ -1,0 +1,68 @@
+"""From a take to a sample of the generator: ego prior rendered, pictures and cameras brought to one small size."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from egoloom.augmentation.takes import ExoTake
+from egoloom.exo2ego.clip_geometry import geometry_from_cameras
+from egoloom.exo2ego.prior import EgoPrior, PriorConfig, render_ego_prior
+from egoloom.exo2ego.samples import GeneratorSample
+
+
+def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrior:
+    """Renders the ego prior of a take as a square of ``size_px``."""
+    return render_ego_prior(
+        take.exo_TCHW,
+        take.depth_THW,
+        take.exo_camera,
+        take.T_world_exo,
+        take.ego_camera.resize(size_px, size_px),
+        take.T_world_ego,
+        config=config,
+    )
+
+
+def generator_sample(
+    take: ExoTake, *, size_px: int, grid_px: int = 8, time_stride: int = 4, prior_config: PriorConfig | None = None
+) -> tuple[GeneratorSample, EgoPrior]:
+    """Returns the generator's inputs for a take, and its prior.
+
+    Args:
+        take: The exo clip with depth and cameras.
+        size_px: Side of the ego frames and height of the exo frames.
+        grid_px: Widths are rounded to multiples of this (autoencoder stride times patch size).
+        time_stride: Frames a latent frame.
+        prior_config: How the prior is rendered.
+
+    Returns:
+        The sample (with the recorded ego frames as truth where the take has them) and the prior.
+    """
+    prior = render_prior(take, size_px=size_px, config=prior_config or PriorConfig())
+    height, width = take.exo_TCHW.shape[2:]
+    exo_width = max(grid_px, round(size_px * width / height / grid_px) * grid_px)
+    # One scale for the whole clip, so that geometry and picture agree with the rendered prior.
+    depth = torch.from_numpy(take.depth_THW) * float(prior.depth_scale)
+    geometry = geometry_from_cameras(
+        F.interpolate(depth[:, None], size=(size_px, exo_width), mode="nearest-exact")[:, 0],
+        take.exo_camera.resize(exo_width, size_px),
+        take.T_world_exo,
+        take.ego_camera.resize(size_px, size_px),
+        take.T_world_ego,
+        time_stride=time_stride,
+    )
+    sample = GeneratorSample(
+        name=take.clip.clip_id,
+        exo_TCHW=resize(take.exo_TCHW, size_px, exo_width),
+        prior_TCHW=torch.as_tensor(prior.frames_TCHW),
+        hole_THW=torch.as_tensor(prior.hole_mask_THW),
+        truth_TCHW=None if take.truth_TCHW is None else resize(take.truth_TCHW, size_px, size_px),
+        geometry=geometry,
+    )
+    return sample, prior
+
+
+def resize(frames_TCHW: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """Returns uint8 frames of another size, area-averaged when they shrink."""
+    frames = torch.from_numpy(np.ascontiguousarray(frames_TCHW)).float()
+    return F.interpolate(frames, size=(height, width), mode="area").round().to(torch.uint8)

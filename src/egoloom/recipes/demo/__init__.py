@@ -1,0 +1,1 @@
+"""The whole loop once, small: data, teachers, student, generator, augmentation, export, report."""

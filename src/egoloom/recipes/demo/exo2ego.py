@@ -1,0 +1,174 @@
+"""The generation half of the demonstration: learn from takes, render priors, generate marked ego clips, measure."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
+from egoloom.augmentation.samples import generator_sample
+from egoloom.augmentation.takes import load_take
+from egoloom.clips import Clip, ClipStore
+from egoloom.clips.files import write_text
+from egoloom.errors import UserError
+from egoloom.evaluation.video_quality import psnr_db
+from egoloom.exo2ego.generation import GenerationConfig, generate
+from egoloom.exo2ego.lora import save_lora
+from egoloom.exo2ego.pipeline import EgoXPipeline
+from egoloom.exo2ego.samples import GeneratorSample
+from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
+from egoloom.exo2ego.training import train_generator, train_tiny_vae
+from egoloom.exo2ego.training_config import TINY_GENERATOR_TRAINING, TINY_LORA_TRAINING
+from egoloom.recipes.demo.config import DemoConfig
+from egoloom.recipes.demo.data import DemoData
+from egoloom.recipes.demo.strips import write_strip
+
+GENERATION = GenerationConfig(num_steps=4)
+MAX_TRAINING_TAKES = 96
+NUM_MEASURED_TAKES = 12
+NUM_STRIPS = 4
+
+
+def load_samples(config: DemoConfig, store: ClipStore, clips: Sequence[Clip]) -> list[GeneratorSample]:
+    """Returns the generator's samples of exo clips; clips without depth or cameras are left out."""
+    samples = []
+    for clip in clips:
+        take = load_take(store, clip, num_frames=config.generated_frames)
+        samples.append(generator_sample(take, size_px=config.generated_size_px)[0])
+    return samples
+
+
+def training_clips(data: DemoData) -> list[Clip]:
+    """Returns the exo clips whose take also has a recorded ego view to learn from."""
+    store = ClipStore.open(data.pairs)
+    ego_takes = {video.take_id for video in store.videos.values() if video.view == "ego"}
+    split = None if data.is_real else "train"
+    clips = [clip for clip in store.select(view="exo", split=split) if clip.take_id in ego_takes]
+    return clips[:MAX_TRAINING_TAKES]
+
+
+def measured_clips(data: DemoData) -> list[Clip]:
+    """Returns the exo clips on which prior and generated pictures are compared with the recorded ego view.
+
+    In the kitchen these are takes of the second owner, which the generator never saw; with real recordings there are
+    only the takes that it was adapted to, and the report says so.
+    """
+    store = ClipStore.open(data.exo)
+    ego_takes = {video.take_id for video in store.videos.values() if video.view == "ego"}
+    return [clip for clip in store.select(view="exo") if clip.take_id in ego_takes][:NUM_MEASURED_TAKES]
+
+
+def train_tiny_egox(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
+    """Trains autoencoder and generator from nothing, then a LoRA on the takes at hand; saves both."""
+    folder = out / "exo2ego"
+    samples = load_samples(config, ClipStore.open(data.pairs), training_clips(data))
+    if not samples:
+        raise UserError(f"{data.pairs} has no take with depth, cameras and an ego view to learn from")
+    tiny = TinyConfig()
+    videos = [video for sample in samples for video in (sample.exo_TCHW, sample.truth_TCHW) if video is not None]
+    pipeline = build_tiny_pipeline(tiny, vae=train_tiny_vae(videos, tiny), seed=config.seed)
+    full = TINY_GENERATOR_TRAINING.model_copy(update={"num_steps": config.generator_steps, "seed": config.seed})
+    result = train_generator(samples, full, pipeline, run_dir=folder / "run")
+    pipeline.save_pretrained(folder / "base")
+    lora = TINY_LORA_TRAINING.model_copy(update={"num_steps": config.lora_steps, "seed": config.seed})
+    adapted = train_generator(samples, lora, pipeline, run_dir=folder / "lora_run")
+    save_lora(pipeline.transformer, folder / "lora")
+    return {
+        "num_training_takes": len(samples),
+        "num_parameters": result.num_parameters,
+        "loss": result.mean_loss(),
+        "lora_num_parameters": adapted.num_parameters,
+        "lora_loss": adapted.mean_loss(),
+    }
+
+
+def load_generator(out: Path) -> tuple[EgoXPipeline, str]:
+    """Returns the trained pipeline with its LoRA, and the name that generated clips carry."""
+    folder = out / "exo2ego"
+    pipeline = EgoXPipeline.from_pretrained(folder / "base")
+    pipeline.load_lora(folder / "lora")
+    return pipeline, f"tiny-egox-{_hash(folder)}"
+
+
+def generate_marked(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
+    """Generates the ego view of every exo clip into a store of its own, with flow for the teachers."""
+    from egoloom.modalities import flow
+
+    pipeline, name = load_generator(out)
+    source = ClipStore.open(data.exo)
+    recognition = ClipStore.open(data.recognition)
+    path = out / "clips" / "generated"
+    augmentation = AugmentationConfig(
+        size_px=config.generated_size_px, num_frames=config.generated_frames, generation=GENERATION
+    )
+    report = generate_clips(
+        source,
+        source.select(view="exo"),
+        pipeline,
+        path,
+        generator=name,
+        config=augmentation,
+        # Real takes bring no labels of their own; their clips join the classes of the recognition store unlabelled.
+        target=generated_store(path, recognition, name),
+    )
+    flow.compute(report.store, progress=False)
+    store = ClipStore.open(path)
+    qualities = [clip.quality for clip in store.clips if clip.quality is not None]
+    return {
+        "num_generated_clips": len(store.clips),
+        "mean_quality": float(np.mean(qualities)) if qualities else None,
+        "failures": report.failures,
+    }
+
+
+def measure_pictures(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
+    """Compares prior and generated frames with the recorded ego view; writes strips for the report."""
+    pipeline, _ = load_generator(out)
+    store = ClipStore.open(data.exo)
+    clips = measured_clips(data)
+    samples = load_samples(config, store, clips)
+    figures: dict[str, list[float]] = {"prior": [], "inpainted": [], "generated": []}
+    captions = {}
+    for clip, sample in zip(clips, samples, strict=True):
+        assert sample.truth_TCHW is not None
+        generated = generate(pipeline, [sample], GENERATION)[0].numpy()
+        truth, prior = sample.truth_TCHW.numpy(), sample.prior_TCHW.numpy()
+        assert sample.hole_THW is not None
+        filled = inpaint(prior, sample.hole_THW.numpy())
+        for name, frames in (("prior", prior), ("inpainted", filled), ("generated", generated)):
+            figures[name].append(psnr_db(frames, truth))
+        if len(captions) < NUM_STRIPS:
+            name = f"{len(captions)}.png"
+            panels = {"exo": sample.exo_TCHW.numpy(), "prior": prior, "generated": generated, "truth": truth}
+            write_strip(out / "report" / "strips" / name, panels)
+            caption = f"{clip.narration or clip.clip_id}: three moments, top to bottom"
+            captions[name] = {"caption": caption, "panels": list(panels)}
+    write_text(out / "report" / "strips" / "strips.json", json.dumps(captions, indent=1))
+    return {
+        "prior_psnr_db": float(np.mean(figures["prior"])),
+        "inpainted_prior_psnr_db": float(np.mean(figures["inpainted"])),
+        "generated_psnr_db": float(np.mean(figures["generated"])),
+        "num_measured_takes": len(clips),
+        "measured_on": "the takes it was adapted to" if data.is_real else "takes that the generator never saw",
+    }
+
+
+def inpaint(prior_TCHW: np.ndarray, hole_THW: np.ndarray) -> np.ndarray:
+    """Fills the holes of a prior with OpenCV's Telea inpainting: the simple method that a generator must beat."""
+    frames = []
+    for frame, hole in zip(prior_TCHW, hole_THW, strict=True):
+        picture = np.ascontiguousarray(frame.transpose(1, 2, 0))
+        frames.append(cv2.inpaint(picture, hole.astype(np.uint8) * 255, 3, cv2.INPAINT_TELEA).transpose(2, 0, 1))
+    return np.stack(frames)
+
+
+def _hash(folder: Path) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("base/**/*.safetensors")) + sorted(folder.glob("lora/*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
