@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("train", "train one recogniser on labels"),
     "distill": Verb("distill", "teach an RGB-only student with multimodal teachers"),
     "evaluate": Verb("evaluate", "measure accuracy and calibration"),
+    "calibrate": Verb("calibrate", "make stated probabilities true on held-out clips"),
     "predict": Verb("predict", "name the action in a video"),
     "ego-prior": Verb("ego_prior", "render what the wearer would see from an exo video, depth and cameras"),
     "exo2ego": Verb("exo2ego", "train the generator, or generate ego video from exo video"),

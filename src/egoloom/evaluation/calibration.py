@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize, minimize_scalar
 
 from egoloom.evaluation.metrics import as_scores
 
@@ -174,6 +173,8 @@ def fit_temperature(logits_NK: ArrayLike, labels_N: ArrayLike, *, bounds: tuple[
 
     The objective is convex in 1/T; where nothing in the bounds beats T = 1, T = 1 is returned, so NLL never rises.
     """
+    from scipy.optimize import minimize_scalar
+
     logits, labels = as_scores(logits_NK, labels_N)
     logits = logits.astype(np.float64)
     best = minimize_scalar(
@@ -205,6 +206,8 @@ def fit_vector_scaling(logits_NK: ArrayLike, labels_N: ArrayLike, *, l2: float =
         labels_N: Their classes.
         l2: Weight of the squared distance from the best temperature; classes that hold-out hardly saw stay near it.
     """
+    from scipy.optimize import minimize
+
     logits, labels = as_scores(logits_NK, labels_N)
     logits = logits.astype(np.float64)
     num_classes = logits.shape[1]
