@@ -32,8 +32,8 @@ from egoloom.exo2ego.bias import NEUTRAL_BIAS, DirectionTables, ego_row_bias, ge
 from egoloom.exo2ego.layout import CanvasLayout
 
 GuidanceMode = Literal["blocks", "cached", "dense", "flex", "vmf"]
-# Query rows of one masked call in mode `blocks`; a frame of the full-size model has 784.
-MAX_BLOCK_ROWS = 784
+# Query rows of one masked call in mode `blocks`: half a frame of the full-size model.
+MAX_BLOCK_ROWS = 392
 
 
 @dataclass
@@ -87,24 +87,36 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, guidance
 
 
 def _attend_blocks(query, key, value, guidance: ActiveGuidance, layer: int):
-    num_exo, per_frame = guidance.layout.num_exo_tokens, guidance.layout.ego_tokens_per_frame
-    num_tokens, tables = query.shape[2], guidance.tables
-    parts = [scaled_dot_product_attention(query[:, :, :num_exo], key, value)]
-    mask = None
-    rows_at_once = min(per_frame, MAX_BLOCK_ROWS)
+    num_exo, tables = guidance.layout.num_exo_tokens, guidance.tables
+    if torch.is_grad_enabled():
+        parts = [scaled_dot_product_attention(query[:, :, :num_exo], key, value)]
+        for first, rays, directions in _row_blocks(guidance):
+            # Autograd keeps the mask of every call, so each gets its own.
+            mask = query.new_full((rays.shape[0], 1, rays.shape[1], query.shape[2]), NEUTRAL_BIAS)
+            write_geometry_bias(mask[:, 0], rays, directions, guidance.scale, clamp=guidance.clamp)
+            rows = query[:, :, first : first + rays.shape[1]]
+            parts.append(scaled_dot_product_attention(rows, key, value, attn_mask=mask))
+        return torch.cat(parts, dim=2)
+    out = torch.empty_like(query)
+    out[:, :, :num_exo] = scaled_dot_product_attention(query[:, :, :num_exo], key, value)
+    most_rows = min(guidance.layout.ego_tokens_per_frame, MAX_BLOCK_ROWS)
+    buffer = query.new_full((tables.rays_BFPC.shape[0], 1, most_rows, query.shape[2]), NEUTRAL_BIAS)
+    for first, rays, directions in _row_blocks(guidance):
+        mask = buffer[:, :, : rays.shape[1]]
+        write_geometry_bias(mask[:, 0], rays, directions, guidance.scale, clamp=guidance.clamp)
+        rows = slice(first, first + rays.shape[1])
+        out[:, :, rows] = scaled_dot_product_attention(query[:, :, rows], key, value, attn_mask=mask)
+    return out
+
+
+def _row_blocks(guidance: ActiveGuidance) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """First query row, rays ``[B, rows, 3]`` and directions ``[B, K, 3]`` of every block of ego rows."""
+    tables, per_frame = guidance.tables, guidance.layout.ego_tokens_per_frame
     for frame in range(tables.num_frames):
-        for start in range(0, per_frame, rows_at_once):
-            rows = min(rows_at_once, per_frame - start)
-            rays = tables.rays_BFPC[:, frame, start : start + rows]
-            # While autograd records, every call keeps its own mask; otherwise one buffer serves all of them.
-            if mask is None or torch.is_grad_enabled() or mask.shape[2] != rows:
-                mask = query.new_full((rays.shape[0], 1, rows, num_tokens), NEUTRAL_BIAS)
-            write_geometry_bias(
-                mask[:, 0], rays, tables.directions_BFKC[:, frame], guidance.scale, clamp=guidance.clamp
-            )
-            first = num_exo + frame * per_frame + start
-            parts.append(scaled_dot_product_attention(query[:, :, first : first + rows], key, value, attn_mask=mask))
-    return torch.cat(parts, dim=2)
+        for start in range(0, per_frame, MAX_BLOCK_ROWS):
+            rays = tables.rays_BFPC[:, frame, start : start + MAX_BLOCK_ROWS]
+            first = guidance.layout.num_exo_tokens + frame * per_frame + start
+            yield first, rays, tables.directions_BFKC[:, frame]
 
 
 def _attend_cached(query, key, value, guidance: ActiveGuidance, layer: int):
