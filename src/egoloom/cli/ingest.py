@@ -56,6 +56,13 @@ def summary(store: ClipStore) -> str:
         failures = json.loads(failed.read_text(encoding="utf-8"))
         lines.append(f"  {len(failures)} recordings were left out (all of them: {failed}):")
         lines += [f"    {failure['name']}: {failure['reason']}" for failure in failures[:5]]
-    wanted = "flow spectrogram" if modalities.get("audio") else "flow"
-    lines.append(f"next: egoloom modalities {wanted} --store {store.path}")
+    lacking = [
+        name
+        for name, needed in (("flow", "rgb"), ("spectrogram", "audio"))
+        if modalities.get(name, 0) < modalities.get(needed, 0)
+    ]
+    if lacking:
+        lines.append(f"next: egoloom modalities {' '.join(lacking)} --store {store.path}")
+    else:
+        lines.append(f"next: egoloom doctor --store {store.path}")
     return "\n".join(lines)
