@@ -66,6 +66,8 @@ def ingest(
             present.add(Modality.DEPTH)
         calibrated = _write_calibration(store, recording, one, copied)
         extra = {"prompt": str(one.entry.get("prompt", "")), "calibrated": str(calibrated).lower()}
+        if recording.view == "exo":
+            extra["ego_calibration"] = _write_wearer(store, one)
         return [
             Clip(
                 clip_id=recording.video_id,
@@ -104,6 +106,16 @@ def _write_depth(store: ClipStore, video_id: str, take: EgoXTake, copied: Copied
         depth = depth[:, rows][:, :, columns]
     arrays = {"depth_m": depth.astype(np.float16), "times_s": np.asarray(take.times_s, np.float64)}
     write_arrays(store.media_path(Modality.DEPTH, video_id), arrays)
+
+
+def _write_wearer(store: ClipStore, take: EgoXTake) -> str:
+    """Writes the wearer's camera, which a take without a recorded ego view has as well; returns its id, or nothing."""
+    try:
+        posed = PosedCamera(take.ego_camera(), take.ego_trajectory)
+    except UserError:
+        return ""
+    store.save_calibration(f"{take.name}_wearer", posed.to_dict())
+    return f"{take.name}_wearer"
 
 
 def _write_calibration(store: ClipStore, recording: Recording, take: EgoXTake, copied: Copied) -> bool:

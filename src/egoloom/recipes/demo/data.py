@@ -119,7 +119,7 @@ def _make_kitchens(config: DemoConfig, data: DemoData) -> None:
 
 
 def _ingest_real(folder: Path, data: DemoData) -> None:
-    from egoloom.ingest import egox, something_else
+    from egoloom.ingest import egox_store, something_else
     from egoloom.modalities import flow
 
     for name in ("something_else", "egox"):
@@ -131,9 +131,7 @@ def _ingest_real(folder: Path, data: DemoData) -> None:
         flow.compute(store)
         _show_every_clip_everywhere(store)
         partial.rename(data.recognition)
-    for subset in sorted((folder / "egox").iterdir()):
-        if (subset / "meta.json").is_file():
-            egox.ingest(subset, data.pairs)
+    egox_store.ingest(folder / "egox", data.pairs)
 
 
 def _show_every_clip_everywhere(store: ClipStore) -> None:
