@@ -110,6 +110,13 @@ SOURCES: dict[str, Source] = {
             ),
         ),
         Source(
+            "gopro",
+            "gopro",
+            "GoPro videos with their telemetry: RGB, sound, accelerometer and gyroscope",
+            "your own recordings, as the camera wrote them (editors drop the telemetry)",
+            (ExpectedFile("**/*.MP4", "the videos"),),
+        ),
+        Source(
             "videos",
             "videos",
             "A folder of videos from a phone, glasses or anything that FFmpeg reads, with an optional table",

@@ -153,6 +153,15 @@ def video_id_of(path: Path, root: Path) -> str:
     return "__".join(re.sub(r"[^\w.\-]+", "_", part) for part in parts)
 
 
+def cut(start_s: float, end_s: float, length_s: float) -> list[tuple[float, float]]:
+    """Returns a stretch in pieces of at least ``length_s``; the last one takes what is left over. 0 keeps it whole."""
+    if length_s <= 0:
+        return [(start_s, end_s)]
+    num_pieces = max(1, int((end_s - start_s) / length_s + 1e-9))
+    edges = [start_s + length_s * index for index in range(num_pieces)] + [end_s]
+    return list(itertools.pairwise(edges))
+
+
 def _rows_of_folder(source: Path, *, labels_from_folders: bool) -> list[Row]:
     files = video_files(source) if source.is_dir() else [source]
     if not files:
@@ -189,11 +198,8 @@ def _pieces(row: Row, copied: Copied, clip_length_s: float) -> list[tuple[Row, t
     wanted = (row.start_s, duration_s if row.end_s is None else row.end_s)
     if wanted[1] > duration_s + 0.5 or (times := clip_times(*wanted, copied.video)) is None:
         raise UserError(f"A clip of {row.path} ends at {wanted[1]:.3f} s, the video at {duration_s:.3f} s")
-    if clip_length_s <= 0 or row.end_s is not None:
-        return [(row, times)]
-    num_pieces = max(1, int(times[1] / clip_length_s))
-    edges = [clip_length_s * index for index in range(num_pieces)] + [times[1]]
-    return [(row, (start, end)) for start, end in itertools.pairwise(edges)]
+    length_s = clip_length_s if row.end_s is None else 0.0
+    return [(row, piece) for piece in cut(*times, length_s)]
 
 
 def _clip(
