@@ -7,6 +7,7 @@ FIND_LINKS := $(foreach folder,$(PIP_FIND_LINKS),--find-links $(folder))
 
 DATA ?=
 OUT ?= runs/demo
+DEMO_ARGS ?=
 
 .PHONY: demo test test-fast lint format setup clean
 
@@ -20,7 +21,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/egoloom demo --out $(OUT) $(if $(DATA),--data $(DATA))
+	$(BIN)/egoloom demo --out $(OUT) $(if $(DATA),--data $(DATA)) $(DEMO_ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -72,10 +72,10 @@ class ClipDataset(Dataset[Sample]):
             raise UserError("There are no clips to read: the split is empty", fix="choose another split or store")
         for modality in modalities:
             if modality not in TRAINABLE_MODALITIES:
-                raise UserError(f"Networks cannot read {modality!r}", allowed=", ".join(TRAINABLE_MODALITIES))
+                raise UserError(f"Networks cannot read '{modality}'", allowed=", ".join(TRAINABLE_MODALITIES))
             if not any(modality in entry.clip.present for entry in entries):
                 raise UserError(
-                    f"No clip of {entries[0].store.path} has the modality {modality!r}",
+                    f"No clip of {entries[0].store.path} has the modality '{modality}'",
                     fix=f"egoloom modalities {modality} --store {entries[0].store.path}",
                 )
         self.entries = list(entries)
