@@ -1,0 +1,344 @@
+"""The ego prior: what the exo camera saw, drawn where the ego camera would see it, with holes and confidence.
+
+Shape letters: T time, C channels, H, W rows and columns (exo or ego as named), R, C rows and columns of a grid.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from egoloom.cameras import Camera, as_pose, invert, transform_points
+from egoloom.errors import UserError
+from egoloom.exo2ego.prior.background import BackgroundConfig, clean_depth, connected_quads, fuse_background
+from egoloom.exo2ego.prior.raster import NEAR_M, rasterise_grid, splat_nearest
+from egoloom.exo2ego.prior.scale import ScaleConfig, ScaleEvidence, ScaleResult, solve_depth_scale
+
+
+class PriorConfig(BaseModel):
+    """How an ego prior is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth_scale: float | None = Field(None, gt=0, description="factor on depth; None solves it from the scene")
+    scale: ScaleConfig = ScaleConfig()
+    background: BackgroundConfig = BackgroundConfig()
+    include_dynamic: bool = Field(False, description="also draw what moves, from the depth of its own frame")
+    surface: Literal["mesh", "splat"] = "mesh"
+    splat_radius_px: float = Field(2.5, ge=0)
+    max_edge_px: float = Field(64.0, gt=0, description="quads that grow larger than this are not drawn")
+    min_confidence: float = Field(0.0, ge=0, le=1, description="pixels below become holes")
+    wearer_radius_m: float = Field(0.35, ge=0, description="nothing this near to the ego camera is drawn")
+    num_keyframes: int = Field(8, ge=1, description="surfaces kept when the exo camera moves")
+
+
+@dataclass(frozen=True, eq=False)
+class EgoPrior:
+    """A rendered ego prior.
+
+    Attributes:
+        frames_TCHW: uint8 RGB, black in holes.
+        hole_mask_THW: True where nothing is known.
+        confidence_THW: 0..1, float32; 0 in holes.
+        depth_THW: z-depth in the ego camera in metres, float32; 0 in holes.
+        depth_scale: The factor that was applied to the depth.
+        scale_confidence: 0..1; 1 for a scale that was given.
+        scale: The solver's findings, None where the scale was given.
+        notes: What was noticed, in words.
+    """
+
+    frames_TCHW: np.ndarray
+    hole_mask_THW: np.ndarray
+    confidence_THW: np.ndarray
+    depth_THW: np.ndarray
+    depth_scale: float
+    scale_confidence: float
+    scale: ScaleResult | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def coverage(self) -> float:
+        """Share of pixels that are not holes."""
+        return float(1 - self.hole_mask_THW.mean())
+
+    def __repr__(self) -> str:
+        frames = "x".join(map(str, self.frames_TCHW.shape))
+        return f"EgoPrior({frames}, coverage={self.coverage:.2f}, depth_scale={self.depth_scale:.3f})"
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Points of a source camera's pixel grid in the world, and which neighbours belong together."""
+
+    points_world_RC3: Tensor
+    quads_RC: np.ndarray
+    colour_RC3: np.ndarray
+    confidence_RC: np.ndarray
+
+    @property
+    def num_points(self) -> int:
+        """Grid points, known or not."""
+        return self.points_world_RC3.shape[0] * self.points_world_RC3.shape[1]
+
+
+def render_ego_prior(
+    exo_frames_TCHW: np.ndarray,
+    depth_THW: np.ndarray,
+    exo_camera: Camera,
+    T_world_exo: Tensor,
+    ego_camera: Camera,
+    T_world_ego_T: Tensor,
+    *,
+    config: PriorConfig | None = None,
+    dynamic_THW: np.ndarray | None = None,
+    evidence: ScaleEvidence | None = None,
+) -> EgoPrior:
+    """Renders the ego prior of one clip.
+
+    Args:
+        exo_frames_TCHW: uint8 RGB of the exo camera.
+        depth_THW: z-depth of the same pixels; zero, NaN and infinity are unknown.
+        exo_camera: The camera of exactly these frames.
+        T_world_exo: Its pose ``[4, 4]``, or ``[T, 4, 4]`` for a moving camera.
+        ego_camera: Any camera model and image size.
+        T_world_ego_T: Ego poses ``[T, 4, 4]``.
+        config: See :class:`PriorConfig`.
+        dynamic_THW: Pixels that move (people, hands, tools), where known; they stay out of the background.
+        evidence: What helps to find the depth scale beyond the poses: up direction, SLAM points, a first ego frame.
+
+    Raises:
+        UserError: If sizes or counts disagree, or no depth is usable.
+    """
+    config = config or PriorConfig()
+    exo_poses, ego_poses = check_inputs(exo_frames_TCHW, depth_THW, exo_camera, T_world_exo, T_world_ego_T, dynamic_THW)
+    depth = clean_depth(depth_THW)
+    moving = exo_poses.ndim == 3
+    result: ScaleResult | None = None
+    background = None
+    if not moving:
+        background = fuse_background(exo_frames_TCHW, depth, dynamic_THW=dynamic_THW, config=config.background)
+        dynamic_THW = background.is_dynamic_THW
+    if config.depth_scale is None:
+        static_depth = depth[0] if background is None else background.depth_HW
+        pose = exo_poses[0] if moving else exo_poses
+        result = solve_depth_scale(
+            static_depth, depth, dynamic_THW, exo_camera, pose, ego_poses,
+            evidence=evidence, config=config.scale, colour_HW3=None if background is None else background.colour_HW3,
+            ego_camera=ego_camera,
+        )  # fmt: skip
+    scale = config.depth_scale if result is None else result.scale
+    if background is not None:
+        surfaces = [
+            make_surface(
+                background.depth_HW,
+                background.colour_HW3,
+                background.confidence_HW,
+                exo_camera,
+                exo_poses,
+                scale,
+                config,
+            )
+        ]
+    else:
+        surfaces = _keyframe_surfaces(exo_frames_TCHW, depth, dynamic_THW, exo_camera, exo_poses, scale, config)
+    return _render_frames(
+        surfaces,
+        exo_frames_TCHW,
+        depth,
+        dynamic_THW,
+        exo_camera,
+        exo_poses,
+        ego_camera,
+        ego_poses,
+        scale,
+        config,
+        result,
+    )
+
+
+def check_inputs(
+    frames_TCHW: np.ndarray,
+    depth_THW: np.ndarray,
+    exo_camera: Camera,
+    T_world_exo: Tensor,
+    T_world_ego_T: Tensor,
+    dynamic_THW: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Refuses what does not fit together; returns cleaned exo and ego poses in float64."""
+    if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3 or frames_TCHW.dtype != np.uint8:
+        raise UserError(
+            f"Exo frames are {frames_TCHW.dtype} of shape {list(frames_TCHW.shape)}.", allowed="uint8 [T, 3, H, W]"
+        )
+    num_frames, _, height, width = frames_TCHW.shape
+    if (width, height) != exo_camera.image_size:
+        raise UserError(
+            f"Exo frames are {width}x{height}, the exo camera describes {exo_camera.image_size}.",
+            fix="apply the same crop and resize to both: camera.crop(...), camera.resize(...)",
+        )
+    if depth_THW.shape[-2:] != (height, width):
+        raise UserError(
+            f"Depth is {depth_THW.shape[-1]}x{depth_THW.shape[-2]}, the exo frames are {width}x{height}.",
+            allowed="the same size",
+            fix="state how they relate and crop or resize the depth (nearest neighbour) before",
+        )
+    exo_poses = as_pose(torch.as_tensor(T_world_exo, dtype=torch.float64))
+    ego_poses = as_pose(torch.as_tensor(T_world_ego_T, dtype=torch.float64))
+    counts = {"exo frames": num_frames, "depth maps": len(depth_THW), "ego poses": len(ego_poses)}
+    if exo_poses.ndim == 3:
+        counts["exo poses"] = len(exo_poses)
+    if dynamic_THW is not None:
+        counts["dynamic masks"] = len(dynamic_THW)
+    if len(set(counts.values())) > 1 or num_frames == 0:
+        raise UserError(
+            "The clip's parts differ in length: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + ".",
+            allowed="one of each per frame, at least one frame",
+            fix="cut all to the frames that have everything, or interpolate poses with Trajectory.at",
+        )
+    return exo_poses, ego_poses
+
+
+def make_surface(
+    depth_HW: np.ndarray,
+    colour_HW3: np.ndarray,
+    confidence_HW: np.ndarray,
+    exo_camera: Camera,
+    T_world_exo: Tensor,
+    scale: float,
+    config: PriorConfig,
+    keep_HW: np.ndarray | None = None,
+) -> Surface:
+    """Lifts a depth map into the world."""
+    height, width = depth_HW.shape
+    rays, valid = exo_camera.rays(unit=False)
+    metric = torch.from_numpy(depth_HW).double() * scale
+    points = transform_points(T_world_exo, (rays * metric[..., None]).reshape(-1, 3)).float()
+    known = np.where(valid.numpy(), depth_HW, np.float32(0))
+    quads = connected_quads(known, config.background)
+    if keep_HW is not None:
+        quads &= keep_HW[:-1, :-1] & keep_HW[1:, 1:] & keep_HW[:-1, 1:] & keep_HW[1:, :-1]
+    return Surface(points.reshape(height, width, 3), quads, np.ascontiguousarray(colour_HW3), confidence_HW)
+
+
+def _keyframe_surfaces(
+    frames: np.ndarray,
+    depth: np.ndarray,
+    dynamic: np.ndarray | None,
+    camera: Camera,
+    poses: Tensor,
+    scale: float,
+    config: PriorConfig,
+) -> list[Surface]:
+    """A moving exo camera cannot be fused per pixel: some of its frames are kept as surfaces of their own."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(config.num_keyframes, len(frames))).round().astype(int))
+    surfaces = []
+    for index in chosen:
+        confidence = (depth[index] > 0).astype(np.float32)
+        keep = None if dynamic is None else ~dynamic[index]
+        colour = frames[index].transpose(1, 2, 0)
+        surfaces.append(make_surface(depth[index], colour, confidence, camera, poses[index], scale, config, keep))
+    return surfaces
+
+
+class SurfaceCanvas:
+    """The buffers of one ego frame."""
+
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        width, height = image_size
+        self.colour = np.zeros((height, width, 3), np.float32)
+        self.depth = np.full((height, width), np.inf, np.float32)
+        self.weight = np.zeros((height, width), np.float32)
+
+    def draw(self, surface: Surface, camera: Camera, T_world_camera: Tensor, config: PriorConfig) -> None:
+        """Draws a surface into the buffers."""
+        T_camera_world = invert(T_world_camera).float()
+        rows, columns = surface.quads_RC.shape[0] + 1, surface.quads_RC.shape[1] + 1
+        points = transform_points(T_camera_world, surface.points_world_RC3.reshape(-1, 3))
+        # Corners outside the frame are needed for quads that cross its border, so only the model's range counts.
+        pixels, defined = camera._project(points)
+        near = (points.square().sum(-1) < config.wearer_radius_m**2) | (points[:, 2] < NEAR_M)
+        z = torch.where(defined & ~near, points[:, 2], points.new_zeros(()))
+        grid_pixels, grid_z = pixels.numpy().reshape(rows, columns, 2), z.numpy().reshape(rows, columns)
+        if config.surface == "mesh":
+            rasterise_grid(
+                grid_pixels, grid_z, surface.quads_RC, surface.colour_RC3, surface.confidence_RC,
+                np.float32(config.max_edge_px), True, self.colour, self.depth, self.weight,
+            )  # fmt: skip
+        else:
+            self._splat(surface, grid_pixels, grid_z, config)
+
+    def _splat(self, surface: Surface, pixels: np.ndarray, z: np.ndarray, config: PriorConfig) -> None:
+        used = np.zeros(z.shape, np.bool_)
+        used[:-1, :-1] = surface.quads_RC
+        index = np.full(self.depth.shape, -1, np.int32)
+        kept = np.where(used, z, np.float32(0)).reshape(-1)
+        splat_nearest(pixels.reshape(-1, 2), kept, np.float32(config.splat_radius_px), index, self.depth)
+        drawn = index >= 0
+        self.colour[drawn] = surface.colour_RC3.reshape(-1, 3)[index[drawn]]
+        self.weight[drawn] = surface.confidence_RC.reshape(-1)[index[drawn]]
+
+
+def _render_frames(
+    surfaces: list[Surface],
+    frames: np.ndarray,
+    depth: np.ndarray,
+    dynamic: np.ndarray | None,
+    exo_camera: Camera,
+    exo_poses: Tensor,
+    ego_camera: Camera,
+    ego_poses: Tensor,
+    scale: float,
+    config: PriorConfig,
+    result: ScaleResult | None,
+) -> EgoPrior:
+    width, height = ego_camera.image_size
+    num_frames = len(frames)
+    pictures = np.zeros((num_frames, 3, height, width), np.uint8)
+    holes = np.ones((num_frames, height, width), np.bool_)
+    confidence = np.zeros((num_frames, height, width), np.float32)
+    depths = np.zeros((num_frames, height, width), np.float32)
+    for index in range(num_frames):
+        canvas = SurfaceCanvas(ego_camera.image_size)
+        drawn = list(surfaces)
+        if config.include_dynamic and dynamic is not None and dynamic[index].any():
+            pose = exo_poses[index] if exo_poses.ndim == 3 else exo_poses
+            drawn.append(_dynamic_surface(frames[index], depth[index], dynamic[index], exo_camera, pose, scale, config))
+        for surface in drawn:
+            canvas.draw(surface, ego_camera, ego_poses[index], config)
+        seen = np.isfinite(canvas.depth) & (canvas.weight >= config.min_confidence)
+        holes[index] = ~seen
+        confidence[index] = np.where(seen, np.clip(canvas.weight, 0, 1), 0)
+        depths[index] = np.where(seen, canvas.depth, 0)
+        rounded = (np.clip(canvas.colour, 0, 255) + 0.5).astype(np.uint8)
+        pictures[index] = np.where(seen[..., None], rounded, 0).transpose(2, 0, 1)
+    notes = _coverage_notes(holes)
+    trust = 1.0 if result is None else result.confidence
+    return EgoPrior(pictures, holes, confidence, depths, float(scale), trust, result, notes)
+
+
+def _dynamic_surface(
+    frame: np.ndarray,
+    depth: np.ndarray,
+    dynamic: np.ndarray,
+    camera: Camera,
+    pose: Tensor,
+    scale: float,
+    config: PriorConfig,
+) -> Surface:
+    grown = cv2.dilate(dynamic.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_)
+    confidence = np.full(depth.shape, 0.5, np.float32)
+    return make_surface(depth, frame.transpose(1, 2, 0), confidence, camera, pose, scale, config, grown)
+
+
+def _coverage_notes(holes: np.ndarray) -> tuple[str, ...]:
+    covered = 1 - holes.mean((1, 2))
+    empty = int((covered < 0.01).sum())
+    if not empty:
+        return ()
+    return (
+        f"{empty} of {len(covered)} frames show nothing: the ego camera looks away from everything the exo camera saw, "
+        "or stands inside something",
+    )
