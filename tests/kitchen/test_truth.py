@@ -44,7 +44,9 @@ def to_pixels(view, frame, points):
     pose = view.T_world_camera[frame]
     local = (points - pose[:3, 3]) @ pose[:3, :3]
     fx, fy, cx, cy = view.intrinsics
-    return np.stack([fx * local[..., 0] / local[..., 2] + cx, fy * local[..., 1] / local[..., 2] + cy], -1), local[..., 2]
+    return np.stack([fx * local[..., 0] / local[..., 2] + cx, fy * local[..., 1] / local[..., 2] + cy], -1), local[
+        ..., 2
+    ]
 
 
 def psnr(a, b):
@@ -72,7 +74,11 @@ def test_flow_warps_the_next_frame_at_least_5_db_better_than_no_flow(action):
 def test_flow_agrees_with_depth_and_cameras_where_the_scene_is_static(action):
     clip = clip_of(action)
     view = clip.ego
-    static = [i for i, one in enumerate(clip.instances) if one.name in {"room", "counter", "cabinets", "window", "tap", "sink"}]
+    static = [
+        i
+        for i, one in enumerate(clip.instances)
+        if one.name in {"room", "counter", "cabinets", "window", "tap", "sink"}
+    ]
     u, v = pixel_grid(view.depth_m.shape[1:])
     errors = []
     for t in range(0, len(view.rgb) - 1, 5):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egoloom.kitchen import raster, shading
+from egoloom.kitchen.film import Film
 from egoloom.kitchen.geometry import Array, normalize
 from egoloom.kitchen.jit import kernel
 from egoloom.kitchen.scene import Take
@@ -167,7 +168,7 @@ class ViewRenderer:
         raster.draw(edges, boxes, veil, first, 1, True, self._depth, self._seen)
         raster.draw(edges, boxes, veil, first, self.scale, False, self._fine_depth, self._fine)
 
-    def render(self, frame: int, lighting: Lighting, shadow: Array, film: "Film") -> None:
+    def render(self, frame: int, lighting: Lighting, shadow: Array, film: Film) -> None:
         """Fills the outputs of one frame."""
         take, out, lens = self.take, self.out, self.lens
         self.visibility(frame)
@@ -183,25 +184,3 @@ class ViewRenderer:
             self._image,
         )  # fmt: skip
         out.rgb[frame] = film.develop(self._image, out.flow_px[frame], self._blurred).transpose(2, 0, 1)
-
-
-class Film:
-    """The imperfect sensor of one camera: exposure, vignette, motion blur, noise, tone curve."""
-
-    def __init__(self, rng: np.random.Generator, *, sigma: float, shutter: float, exposure_sigma: float) -> None:
-        self.rng, self.sigma, self.shutter = rng, sigma, shutter
-        self.exposure = 0.74 * float(np.exp(rng.normal(0, 1) * exposure_sigma))
-        x = np.linspace(0, 1, 2049)
-        self.curve = np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.power(np.maximum(x, 1e-9), 1 / 2.4) - 0.055)
-
-    def develop(self, image: Array, flow_px: NDArray[np.float32], scratch: Array) -> NDArray[np.uint8]:
-        """Returns RGB bytes ``[H, W, 3]`` of a linear image."""
-        if self.shutter > 0:
-            shading.motion_blur(image, flow_px, self.shutter, scratch)
-            image = scratch
-        noise = np.zeros(image.shape, np.float32)
-        if self.sigma > 0:
-            noise = self.rng.standard_normal(image.shape, np.float32) * np.float32(self.sigma)
-        out = np.empty(image.shape, np.uint8)
-        shading.develop(image, noise, self.exposure, 0.30, self.curve, out)
-        return out

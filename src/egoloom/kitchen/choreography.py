@@ -21,7 +21,16 @@ from egoloom.kitchen.room import (
     spout,
 )
 from egoloom.kitchen.stage import (
-    IDENTITY, Event, Loop, Performance, Stage, fingers_path, held, living_fingers, place_things, reach_and_return,
+    IDENTITY,
+    Event,
+    Loop,
+    Performance,
+    Stage,
+    fingers_path,
+    held,
+    living_fingers,
+    place_things,
+    reach_and_return,
 )  # fmt: skip
 
 
@@ -52,7 +61,7 @@ def drawer(stage: Stage) -> Performance:
     shape = Cylinder((float(stage.rng.uniform(-0.02, 0.03)), -0.026, 0.772), (1, 0, 0), 0.0065, 0.09)
     grip = grip_cylinder(shape, (-0.12, 0.62, -0.78), (0.0, -0.8, -0.6), along=0.108, gap=0.010, opposition=0.7)
     right = reach_and_return(
-        stage, stage.rest("right"), held(body, grip), stage.rest("right"), (begin, touch, leave, finish)
+        stage, stage.rest("right", -0.62), held(body, grip), stage.rest("right", -0.62), (begin, touch, leave, finish)
     )
     fingers = fingers_path(
         [begin, touch - 0.2, touch - 0.12, touch + 0.06, leave - 0.02, leave + 0.2, leave + 0.25, finish],
@@ -60,7 +69,7 @@ def drawer(stage: Stage) -> Performance:
     )
     place = (x, -0.05, DRAWER_Z[1])
     return Performance(
-        right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
+        right, stage.rest("left", -0.62), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
         focus=(x, -0.08, 0.80), gaze_hand_share=0.6, stand_xy=stage.stand(-0.06, -0.62), objects={"drawer": body}, drawer_m=opened,
         events=[
             Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
@@ -74,7 +83,7 @@ def cupboard(stage: Stage) -> Performance:
     """Opens the cupboard above the prep area."""
     place_things(stage, keep_centre=True)
     begin, touch, leave, finish = _contact_times(stage)
-    wide = float(stage.rng.uniform(1.0, 1.35))
+    wide = float(stage.rng.uniform(0.9, 1.2))
     hinge = np.array([stage.kitchen.prep_x + CUPBOARD_HALF - 0.003, CUPBOARD_Y, 0.0])
 
     def angle(times: Array) -> Array:
@@ -85,12 +94,17 @@ def cupboard(stage: Stage) -> Performance:
 
     def handle(times: Array) -> tuple[Array, Array]:
         # The fingers slide around the upright bar: the hand turns less than the door.
-        return about_z(0.55 * angle(times)), hinge + apply(about_z(angle(times)), door_handle())
+        return about_z(0.8 * angle(times)), hinge + apply(about_z(angle(times)), door_handle())
 
     shape = Cylinder((0, 0, float(stage.rng.uniform(-0.02, 0.02))), (0, 0, 1), 0.0065, 0.06)
     grip = grip_cylinder(shape, (-0.45, 0.85, 0.30), (-0.8, -0.45, 0.1), along=0.112, gap=0.008, opposition=0.8)
     right = reach_and_return(
-        stage, stage.rest("right"), held(handle, grip), stage.rest("right"), (begin, touch, leave, finish), 0.02
+        stage,
+        stage.rest("right", -0.60),
+        held(handle, grip),
+        stage.rest("right", -0.60),
+        (begin, touch, leave, finish),
+        0.02,
     )
     fingers = fingers_path(
         [begin, touch - 0.2, touch - 0.12, touch + 0.05, leave - 0.02, leave + 0.2, leave + 0.25, finish],
@@ -98,8 +112,8 @@ def cupboard(stage: Stage) -> Performance:
     )
     place = (stage.kitchen.prep_x, CUPBOARD_Y, 1.46)
     return Performance(
-        right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
-        focus=(stage.kitchen.prep_x, 0.25, 1.40), stand_xy=stage.stand(-0.10, -0.36), objects={"door": door},
+        right, stage.rest("left", -0.60), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
+        focus=(stage.kitchen.prep_x, 0.25, 1.40), stand_xy=stage.stand(-0.10, -0.60), objects={"door": door},
         door_rad=angle, events=[
             Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
             Event(touch + 0.05, "latch", 0.35, place, "forward"), Event(touch + 0.05, "thud", 0.7, place, "reverse"),
@@ -225,7 +239,7 @@ def pour(stage: Stage) -> Performance:
     mug = np.array([stage.x + rng.uniform(-0.10, -0.02), rng.uniform(0.16, 0.24), COUNTER_Z])
     turn = about_z(rng.uniform(-1.2, -0.4))
     angle = float(rng.uniform(1.75, 2.0))
-    high = mug + [0.012, 0.0, props.MUG_HEIGHT + 0.055]
+    high = mug + [0.040, -0.004, props.MUG_HEIGHT + 0.115]
     aside = mug + [rng.uniform(0.20, 0.27), -0.02, props.BOTTLE_HEIGHT + rng.uniform(0.03, 0.08)]
     unrest = Unrest(rng, [0.004] * 3, 0.4, 1.5)
 
@@ -237,7 +251,7 @@ def pour(stage: Stage) -> Performance:
 
     def bottle(times: Array) -> tuple[Array, Array]:
         rotation = about_y(-tilt(times))
-        return rotation, mouth(times) - apply(rotation, (0, 0, props.BOTTLE_HEIGHT))
+        return rotation, mouth(times) - apply(rotation, (0, 0, props.BOTTLE_HEIGHT - 0.02))
 
     def flow(times: Array) -> Array:
         return minimum_jerk(times, tip - 0.12, tip + 0.03) * (1 - minimum_jerk(times, back, back + 0.15))
@@ -258,7 +272,7 @@ def pour(stage: Stage) -> Performance:
     return Performance(
         held(bottle, grip), stage.alive(held(mug_pose, left_grip), 0.001),
         living_fingers(stage, fingers_path([], [grip.fingers]), 0.01), living_fingers(stage, fingers_path([], [left_grip.fingers]), 0.01),
-        focus=_point(mug + [0.02, 0, 0.08]), stand_xy=stage.stand(0.02, -0.30), objects={"bottle": bottle, "mug": mug_pose},
+        focus=_point(mug + [0.02, 0, 0.08]), stand_xy=stage.stand(0.02, -0.30), objects={"bottle_open": bottle, "mug": mug_pose},
         pour=water, loops=[Loop("pour", flow)], gaze_hand_share=0.25,
     )  # fmt: skip
 

@@ -9,7 +9,15 @@ from egoloom.kitchen.hand import Cylinder, grip_cylinder
 from egoloom.kitchen.motion import PoseFunction, Unrest, minimum_jerk, still
 from egoloom.kitchen.room import COUNTER_Z, spout
 from egoloom.kitchen.stage import (
-    IDENTITY, Event, Loop, Performance, Stage, fingers_path, held, living_fingers, place_things,
+    IDENTITY,
+    Event,
+    Loop,
+    Performance,
+    Stage,
+    fingers_path,
+    held,
+    living_fingers,
+    place_things,
 )  # fmt: skip
 
 TWO_PI = 2 * np.pi
@@ -24,7 +32,10 @@ def cut(stage: Stage, food: str) -> Performance:
     top = board + [0, 0, props.BOARD[2]]
     other, bread = ("bread", False) if food == "carrot" else ("carrot", True)
     if rng.random() < 0.7:
-        stage.placed[other] = (about_z(rng.uniform(-0.15, 0.15)), top + [rng.uniform(-0.05, 0.05), 0.075 if bread else 0.095, 0])
+        stage.placed[other] = (
+            about_z(rng.uniform(-0.15, 0.15)),
+            top + [rng.uniform(-0.05, 0.05), 0.075 if bread else 0.095, 0],
+        )
     rate_hz = float(rng.uniform(1.3, 1.8) if bread else rng.uniform(2.2, 3.2))
     phase = float(rng.uniform(0, 1))
     pieces, length = (props.BREAD_PIECES, props.BREAD_SIZE[0]) if bread else (props.CARROT_PIECES, props.CARROT_LENGTH)
@@ -53,9 +64,7 @@ def cut(stage: Stage, food: str) -> Performance:
         objects[f"{food}_{k}"] = _slice_pose(rng, rest, food_turn, first - k, span, count, bread)
     if not bread:
         objects["carrot_leaves"] = still(about_z(food_turn), rest)
-    chops = [
-        (k + (0.5 if not bread else 0.75) - phase) / rate_hz for k in range(0, int(stage.duration_s * rate_hz) + 2)
-    ]
+    chops = [(k + (0.5 if not bread else 0.75) - phase) / rate_hz for k in range(int(stage.duration_s * rate_hz) + 2)]
     place = (float(rest[0]), float(rest[1]), float(rest[2]))
     if bread:
         loops = [Loop("saw", lambda times: np.abs(np.sin(TWO_PI * (rate_hz * times + phase))))]

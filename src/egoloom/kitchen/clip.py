@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from egoloom.errors import UserError
 from egoloom.kitchen.audio import make_audio
 from egoloom.kitchen.boxes import BoxTable, detect
-from egoloom.kitchen.camera_view import Film, Lens, Lighting, Rendered, ViewRenderer
+from egoloom.kitchen.camera_view import Lens, Lighting, Rendered, ViewRenderer
+from egoloom.kitchen.film import Film
 from egoloom.kitchen.imu import ImuTable, make_imu
 from egoloom.kitchen.plan import ClipPlan, clip_rng, plan_clip
 from egoloom.kitchen.scene import Instance, Take, build_take, exo_camera

@@ -94,9 +94,26 @@ class Figure:
         return parts
 
     def _arm(self) -> _Tube:
-        shares = np.array([0, 0.04, 0.12, 0.3, 0.55, 0.8, 0.93, 1.0, 1.07, 1.2, 1.4, 1.6, 1.8, 1.93, 2.0])
+        shares = np.array([0, 0.04, 0.12, 0.3, 0.55, 0.8, 0.93, 1.0, 1.07, 1.2, 1.4, 1.6, 1.8, 1.93, 2.0, 2.0])
         wide = np.array(
-            [0.030, 0.052, 0.056, 0.050, 0.046, 0.043, 0.042, 0.0425, 0.043, 0.044, 0.040, 0.034, 0.029, 0.0265, 0.026]
+            [
+                0.030,
+                0.052,
+                0.056,
+                0.050,
+                0.046,
+                0.043,
+                0.042,
+                0.0425,
+                0.043,
+                0.044,
+                0.040,
+                0.034,
+                0.029,
+                0.0265,
+                0.026,
+                0.010,
+            ]
         )
         self.arm_shares = shares
         cloth = shares < self.person.sleeve
@@ -116,6 +133,8 @@ class Figure:
         middle = 0.5 * (resample_chain(chain, [0.9]) + resample_chain(chain, [1.1]))
         for ring, pull in ((6, 0.18), (7, 0.5), (8, 0.18)):
             centers[:, ring] += pull * (middle[:, 0] - elbow) * 0.8
+        # The last ring closes the wrist, which a bent hand would otherwise show as a hollow tube.
+        centers[:, -1] += 0.014 * normalize(wrist - elbow)
         bend = forearm_hint(shoulder, elbow, wrist)
         # The forearm twists with the hand: its rings turn from the elbow's axis to the hand's side direction.
         side = hand_rotation[:, :, 0]

@@ -64,13 +64,18 @@ def plate() -> Mesh:
 
 def bottle() -> Mesh:
     """Returns a bottle with label and cap."""
+    return join(bottle_open(), cylinder(0.0155, 0.238, BOTTLE_HEIGHT, "cap", 12))
+
+
+def bottle_open() -> Mesh:
+    """Returns a bottle with label and without cap."""
     r = BOTTLE_RADIUS
     low = lathe([(0, 0), (r - 0.004, 0), (r, 0.006), (r, 0.055)], "bottle", 16)
     label = lathe([(r + 0.0006, 0.055), (r + 0.0006, 0.125)], "label", 16)
     high = lathe(
         [(r, 0.125), (r, 0.150), (0.030, 0.172), (0.018, 0.196), (0.0135, 0.214), (0.013, 0.240)], "bottle", 16
     )
-    return join(low, label, high, cylinder(0.0155, 0.238, BOTTLE_HEIGHT, "cap", 12))
+    return join(low, label, high, cylinder(0.0105, 0.2385, 0.2395, "handle", 10))
 
 
 def pot() -> Mesh:

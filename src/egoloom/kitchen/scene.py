@@ -152,7 +152,7 @@ def _add_kitchen(builder: _Builder, stage: Stage, p: Performance) -> None:
         angle = 0.0 if p.lever_rad is None else -0.75
         builder.fixed("lever", room.lever_mesh().moved(room.lever_pivot(stage.kitchen), _about_y(angle)))
     for name, (rotation, position) in stage.placed.items():
-        if name not in p.objects and f"{name}_0" not in p.objects:
+        if not {name, f"{name}_0", f"{name}_open"} & set(p.objects):
             builder.fixed(name, _prop_mesh(name).moved(position, rotation))
     if "pot" in stage.placed and "spoon" not in p.objects:
         _, position = stage.placed["pot"]
@@ -260,7 +260,7 @@ def _assemble(
 
 def _instance_name(part: str) -> str:
     stem, _, rest = part.partition("_")
-    return stem if stem in ("carrot", "bread") and rest else part
+    return stem if stem in ("carrot", "bread", "bottle") and rest else part
 
 
 def _category(name: str) -> str:

@@ -1,4 +1,6 @@
-"""Light on visible surfaces: key lamp with shadow map, sky light with ambient occlusion, highlights; and the camera.
+"""Light on visible surfaces: solid textures, key lamp with shadow map, sky light with ambient occlusion, highlights.
+
+Numba's cache knows a kernel by its own file only, so a kernel and all helpers that it compiles in live in this one file.
 
 Shape letters: N vertices, F triangles, H rows, W columns.
 """
@@ -6,10 +8,99 @@ Shape letters: N vertices, F triangles, H rows, W columns.
 import numpy as np
 
 from egoloom.kitchen.jit import inline_kernel, kernel
-from egoloom.kitchen.materials import texture_mix
 
 # Entries of the light array.
 LAMP, KEY, SKY, GROUND, FILL_DIRECTION, FILL, NUM_LIGHT = 0, 3, 6, 9, 12, 15, 18
+
+
+@kernel
+def _hash(x, y, z):
+    h = np.uint32(x) * np.uint32(374761393) + np.uint32(y) * np.uint32(668265263) + np.uint32(z) * np.uint32(2246822519)
+    h = (h ^ (h >> np.uint32(13))) * np.uint32(1274126177)
+    return np.float64((h ^ (h >> np.uint32(16))) & np.uint32(65535)) * (1.0 / 65535.0)
+
+
+@kernel
+def noise(x, y, z):
+    """Returns value noise in 0..1 with a period of one per axis."""
+    fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
+    i, j, k = np.int64(fx), np.int64(fy), np.int64(fz)
+    x, y, z = x - fx, y - fy, z - fz
+    x, y, z = x * x * (3 - 2 * x), y * y * (3 - 2 * y), z * z * (3 - 2 * z)
+    a = _hash(i, j, k) * (1 - x) + _hash(i + 1, j, k) * x
+    b = _hash(i, j + 1, k) * (1 - x) + _hash(i + 1, j + 1, k) * x
+    c = _hash(i, j, k + 1) * (1 - x) + _hash(i + 1, j, k + 1) * x
+    d = _hash(i, j + 1, k + 1) * (1 - x) + _hash(i + 1, j + 1, k + 1) * x
+    return (a * (1 - y) + b * y) * (1 - z) + (c * (1 - y) + d * y) * z
+
+
+@kernel
+def _keep(footprint, frequency):
+    """Returns how much of a noise of ``frequency`` cells per metre survives a pixel of ``footprint`` metres."""
+    ratio = 2.2 * footprint * frequency
+    return 1.0 / (1.0 + ratio * ratio * ratio * ratio)
+
+
+@kernel
+def _line(distance, half_width, pixel):
+    """Returns the share of a pixel that a line covers; all three in the same unit."""
+    width = max(pixel, 1e-6)
+    cover = min(1.0, max(0.0, (half_width - distance) / width + 0.5))
+    return cover * min(1.0, 2.0 * half_width / width)
+
+
+@kernel
+def texture_mix(kind, scale, x, y, z, footprint):
+    """Returns the share of the second colour at an object-space point (metres).
+
+    ``footprint`` is the size of a pixel on the surface in metres: detail finer than it fades to its mean.
+    """
+    x, y, z = x * scale, y * scale, z * scale
+    pixel = footprint * scale
+    if kind == 1:  # wood: rings stretched along x
+        rings = noise(x * 0.35, y * 2.2, z * 2.2) * 5.0
+        ring = abs(2.0 * (rings - np.floor(rings)) - 1.0) - 0.5
+        grain = noise(x * 1.5, y * 22.0, z * 22.0) - 0.5
+        return 0.5 + 0.65 * ring * _keep(pixel, 8.0) + 0.45 * grain * _keep(pixel, 22.0)
+    if kind == 2:  # tiles with grout, every tile of a slightly other tone
+        i, j = np.floor(x), np.floor(y)
+        u, v = x - i, y - j
+        grout = _line(min(min(u, 1 - u), min(v, 1 - v)), 0.03, pixel)
+        return grout + (1 - grout) * 0.22 * _hash(np.int64(i), np.int64(j), 7)
+    if kind == 3:  # speckled stone
+        fine = (noise(x * 3.1, y * 3.1, z * 3.1) - 0.5) * _keep(pixel, 3.1)
+        value = 0.5 + 0.6 * (noise(x, y, z) - 0.5) + 0.4 * fine
+        sharp = min(1.0, max(0.0, (value - 0.42) * 5.0))
+        return 0.42 + (sharp - 0.42) * _keep(pixel, 1.0)
+    if kind == 4:  # brushed metal
+        return 0.5 + (noise(x * 0.5, y * 14.0, z * 14.0) - 0.5) * _keep(pixel, 14.0)
+    if kind == 5:  # checked cloth
+        u, v = x - np.floor(x), z - np.floor(z)
+        return 0.5 * (_line(abs(u - 0.5), 0.18, pixel) + _line(abs(v - 0.5), 0.18, pixel))
+    return _texture_mix_soft(kind, x, y, z, pixel)
+
+
+@kernel
+def _texture_mix_soft(kind, x, y, z, pixel):
+    if kind == 6:  # skin: soft mottling
+        return 0.5 + (noise(x, y, z) - 0.5) * _keep(pixel, 1.0)
+    if kind == 7:  # crumb and crust
+        fine = (noise(x * 2.7, y * 2.7, z * 2.7) - 0.5) * _keep(pixel, 2.7)
+        return 0.5 + 0.6 * (noise(x, y, z) - 0.5) * _keep(pixel, 1.0) + 0.4 * fine
+    if kind == 8:  # floor boards along y
+        i = np.floor(x)
+        u = x - i
+        joint = _line(min(u, 1 - u), 0.02, pixel)
+        tone = 0.45 * _hash(np.int64(i), np.int64(np.floor(y * 0.12 + 0.37 * i)), 3)
+        grain = (noise(x * 6.0, y * 0.7, 1.5) - 0.5) * _keep(pixel, 6.0)
+        return joint + (1 - joint) * (0.12 + tone + 0.35 * grain)
+    if kind == 9:  # plaster: broad stains
+        return 0.7 * noise(x, y, z) + 0.3 * (0.5 + (noise(x * 4.0, y * 4.0, z * 4.0) - 0.5) * _keep(pixel, 4.0))
+    if kind == 10:  # running water: streaks along z
+        return noise(x * 30.0, y * 30.0, z)
+    if kind == 11:  # growth rings along y
+        return 0.5 + 0.5 * (noise(x * 0.3, y * 6.0, z * 0.3) - 0.5) * _keep(pixel, 6.0)
+    return 0.0
 
 
 @kernel
@@ -209,44 +300,3 @@ def shade_view(
                 )  # fmt: skip
                 for c in range(3):
                     image_HW3[row, col, c] += weight_S[s] * color[c]
-
-
-@kernel
-def motion_blur(image_HW3, flow_HW2, shutter, out_HW3):
-    """Averages each pixel along its own motion during the open shutter (five taps)."""
-    rows, cols, _ = image_HW3.shape
-    for row in range(rows):
-        for col in range(cols):
-            du, dv = flow_HW2[row, col, 0] * shutter, flow_HW2[row, col, 1] * shutter
-            if du * du + dv * dv < 0.25:
-                for c in range(3):
-                    out_HW3[row, col, c] = image_HW3[row, col, c]
-                continue
-            length = np.sqrt(du * du + dv * dv)
-            cap = min(1.0, 14.0 / length)
-            for c in range(3):
-                out_HW3[row, col, c] = 0.0
-            for k in range(-2, 3):
-                q = min(max(col + int(np.rint(0.25 * k * du * cap)), 0), cols - 1)
-                r = min(max(row + int(np.rint(0.25 * k * dv * cap)), 0), rows - 1)
-                for c in range(3):
-                    out_HW3[row, col, c] += 0.2 * image_HW3[r, q, c]
-
-
-@kernel
-def develop(image_HW3, noise_HW3, exposure, vignette, curve, out_HW3):
-    """Turns a linear image into RGB bytes: exposure, vignette, filmic shoulder, sRGB curve (a table), noise."""
-    rows, cols, _ = image_HW3.shape
-    size = curve.shape[0] - 1
-    for row in range(rows):
-        y = (row + 0.5) / rows - 0.5
-        for col in range(cols):
-            x = (col + 0.5) / cols - 0.5
-            gain = exposure * (1.0 - vignette * (x * x + y * y))
-            for c in range(3):
-                value = image_HW3[row, col, c] * gain
-                value = value * (1.0 + value * 0.12) / (1.0 + value * 0.75)
-                at = min(max(value, 0.0), 1.0) * size
-                i = min(int(at), size - 1)
-                level = curve[i] + (curve[i + 1] - curve[i]) * (at - i) + noise_HW3[row, col, c]
-                out_HW3[row, col, c] = np.uint8(min(max(level * 255.0 + 0.5, 0.0), 255.0))

@@ -82,15 +82,14 @@ class Stage:
         """Returns where the person stands."""
         return (self.x + dx + float(self.rng.normal(0, 0.03)), y + float(self.rng.normal(0, 0.02)))
 
-    def rest(self, side: str) -> PoseFunction:
+    def rest(self, side: str, stand_y: float = -0.28) -> PoseFunction:
         """Returns a hand that hovers or leans beside the work, with the small unrest of a living arm."""
         sign = 1.0 if side == "right" else -1.0
         rng = self.rng
-        low = rng.random() < 0.5
-        position = np.array([
-            self.x + sign * rng.uniform(0.20, 0.30), rng.uniform(-0.08, 0.02) if low else rng.uniform(0.02, 0.10),
-            (0.98 if low else 0.945) + rng.uniform(0, 0.05),
-        ])  # fmt: skip
+        y = stand_y + rng.uniform(0.20, 0.38)
+        # Before the counter's edge a hand hovers, behind it the hand may lean on the top.
+        height = rng.uniform(0.97, 1.05) if y < 0.03 else rng.uniform(0.945, 1.0)
+        position = np.array([self.x + sign * rng.uniform(0.20, 0.30), y, height])
         fingers = [-sign * rng.uniform(0.2, 0.6), 1.0, rng.uniform(-0.35, -0.1)]
         palm = [-sign * rng.uniform(0.1, 0.7), 0.0, -1.0]
         return self.alive(still(rotation_from_axis(fingers, -np.asarray(palm)), position), 0.006)
@@ -107,48 +106,53 @@ class Stage:
 
 
 SLOTS = (
-    (0.32, 0.15),
-    (0.36, 0.36),
-    (-0.32, 0.17),
-    (-0.38, 0.38),
-    (-0.17, 0.50),
-    (0.17, 0.50),
-    (0.55, 0.22),
-    (-0.55, 0.24),
-)
+    (0.32, 0.15), (0.36, 0.36), (-0.32, 0.17), (-0.38, 0.38), (-0.17, 0.50), (0.17, 0.50), (0.55, 0.22), (-0.55, 0.24),
+    (0.45, 0.50), (-0.45, 0.50), (0.0, 0.52), (0.68, 0.40), (-0.68, 0.40),
+)  # fmt: skip
+# Half the width that a thing needs on the counter, in metres; the cutting board stands for what lies on it.
+FOOTPRINT_M = {
+    "mug": 0.065, "plate": 0.115, "bottle": 0.045, "bowl": 0.105, "apple": 0.045, "cloth": 0.115, "sponge": 0.07, "knife": 0.06,
+}  # fmt: skip
 
 
 def place_things(stage: Stage, keep_centre: bool) -> None:
-    """Puts things onto the counter around the station; ``keep_centre`` leaves the work area free."""
+    """Puts things onto the counter around the station; ``keep_centre`` leaves the board aside for the hands' work.
+
+    A cloth, a sponge and crockery lie about in every kitchen, so that their presence gives no action away.
+    """
     rng, kitchen = stage.rng, stage.kitchen
+    taken = [(np.array([stage.x + 0.06, 0.22]), 0.20)]  # where the hands work
     stage.placed["pot"] = (about_z(rng.uniform(-0.3, 0.3)), np.array([kitchen.hob_x - 0.14, 0.19, COUNTER_Z + 0.0075]))
-    stage.placed["sponge"] = (
-        about_z(rng.uniform(-1, 1)), np.array([kitchen.sink_x + rng.choice([-1, 1]) * 0.33, 0.12 + rng.uniform(0, 0.1), COUNTER_Z]),
-    )  # fmt: skip
-    # A cloth lies somewhere in every kitchen, so that its presence does not give the wiping away.
-    side = float(rng.choice([-1, 1]))
-    stage.placed["cloth"] = (
-        about_z(rng.uniform(-1, 1)),
-        np.array([stage.x + side * rng.uniform(0.40, 0.62), rng.uniform(0.08, 0.14), COUNTER_Z]),
-    )
-    if stage.station == "prep" or abs(stage.placed["cloth"][1][0] - kitchen.sink_x) < 0.36:
-        stage.placed["cloth"][1][0] = kitchen.prep_x + side * rng.uniform(0.45, 0.55)
-        stage.placed["cloth"][1][1] = 0.50
-    wide = 0.27 if stage.station == "sink" else 0.33 if stage.station == "hob" else 0.0
-    board_side = float(rng.choice([-1, 1]))
-    board_x = kitchen.prep_x + (0.0 if stage.station != "prep" else 0.44 * board_side)
-    slots = [
-        (stage.x + x, y) for x, y in SLOTS
-        if abs(x) > wide and not (abs(stage.x + x - board_x) < 0.30 and y < 0.42)
-    ]  # fmt: skip
+    board_x = kitchen.prep_x + (0.44 * float(rng.choice([-1, 1])) if stage.station == "prep" else 0.0)
     if keep_centre:
         stage.placed["board"] = (IDENTITY, np.array([board_x, 0.22, COUNTER_Z]))
         _food_on_board(stage)
-    order = rng.permutation(len(slots))
-    for name, k in zip(("mug", "plate", "bottle", "bowl", "apple"), order, strict=False):
-        x, y = slots[k]
-        spot = np.array([x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.03, 0.03), COUNTER_Z])
-        stage.placed[name] = (about_z(rng.uniform(-np.pi, np.pi)), spot)
+        taken += [(np.array([board_x + dx, 0.22]), 0.15) for dx in (-0.09, 0.09)]
+    side = float(rng.choice([-1, 1]))
+    sponge = np.array([kitchen.sink_x + side * 0.34, 0.12 + rng.uniform(0, 0.1), COUNTER_Z])
+    stage.placed["sponge"] = (about_z(rng.uniform(-1, 1)), sponge)
+    taken.append((sponge[:2], FOOTPRINT_M["sponge"]))
+    slots = [(stage.x + x, y) for x, y in SLOTS]
+    for name in ("cloth", "plate", "bowl", "mug", "bottle", "apple"):
+        spot = _free_spot(stage, slots, taken, FOOTPRINT_M[name])
+        if spot is not None:
+            stage.placed[name] = (about_z(rng.uniform(-np.pi, np.pi)), np.array([*spot, COUNTER_Z]))
+            taken.append((spot, FOOTPRINT_M[name]))
+
+
+def _free_spot(
+    stage: Stage, slots: list[tuple[float, float]], taken: list[tuple[Array, float]], half_width: float
+) -> Array | None:
+    """Returns a slot where nothing else stands, off the sink and the hob; None if the counter is full."""
+    kitchen = stage.kitchen
+    for k in stage.rng.permutation(len(slots)):
+        spot = np.array(slots[k]) + stage.rng.uniform(-0.02, 0.02, 2)
+        off_sink = abs(spot[0] - kitchen.sink_x) > 0.27 + half_width or spot[1] > 0.60
+        off_hob = abs(spot[0] - kitchen.hob_x) > 0.29 + half_width
+        free = all(((spot - other) ** 2).sum() > (half_width + radius) ** 2 for other, radius in taken)
+        if off_sink and off_hob and free and spot[1] + half_width < 0.64:
+            return spot
+    return None
 
 
 def _food_on_board(stage: Stage) -> None:
