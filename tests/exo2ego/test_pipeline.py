@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from egoloom.errors import UserError
 from egoloom.exo2ego.attention import GeometryGuidance
@@ -160,3 +161,37 @@ def test_null_pose_is_refused(sample) -> None:
     centres[1] = float("nan")
     with pytest.raises(UserError, match="without a pose"):
         replace(sample.geometry, ego_centres_FC=centres)
+
+
+def test_wan_folder_with_image_conditioning_takes_the_published_kind_of_lora(tmp_path: Path, make_sample) -> None:
+    """The 14B model's own architecture at tiny size: 16 latent channels, 36 inputs, image tokens, 512 text tokens."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=36, out_channels=16, text_dim=8, freq_dim=16,
+        ffn_dim=32, num_layers=1, image_dim=12, added_kv_proj_dim=32, rope_max_seq_len=64,
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "vae")
+    transformer.save_pretrained(tmp_path / "transformer")
+    pipeline = EgoXPipeline.from_wan(tmp_path, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    clip = make_sample(5)
+    plain = pipeline(clip, num_inference_steps=2, guidance_scale=5.0)
+    assert plain.frames.shape == (1, 5, 3, 32, 32)
+    assert plain.latents.shape == (1, 16, 2, 4, 10)
+    generator = torch.Generator().manual_seed(0)
+    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    lora = {
+        f"transformer.blocks.0.attn{number}.{name}.lora_{side}.weight": torch.randn(shape, generator=generator)
+        for number in (1, 2)
+        for name in targets
+        for side, shape in (("A", (4, 32)), ("B", (32, 4)))
+    }
+    assert len(pipeline.load_lora(lora).matched) == 8
+    adapted = pipeline(clip, num_inference_steps=2, guidance_scale=5.0)
+    assert not torch.equal(adapted.latents, plain.latents)
+    tiles = EgoXPipeline.from_wan(tmp_path, torch_dtype=torch.bfloat16)
+    assert tiles.transformer.dtype == torch.bfloat16
+    assert tiles.guidance.config["scale_inference"] == 3.0
+    with pytest.raises(UserError, match="holds no transformer"):
+        EgoXPipeline.from_wan(tmp_path / "vae")

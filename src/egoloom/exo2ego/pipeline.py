@@ -34,6 +34,7 @@ from egoloom.exo2ego.prediction import Prediction, ego_velocity
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.exo2ego.schedule import set_noise_levels
 from egoloom.exo2ego.text import embed_texts
+from egoloom.exo2ego.wan import load_wan_components
 from egoloom.exo2ego.windows import known_latent_frames, plan_windows
 
 
@@ -130,7 +131,7 @@ class EgoXPipeline(DiffusionPipeline):
         expected = 2 * vae.config["z_dim"] + time_stride
         if transformer.config["in_channels"] != expected:
             raise UserError(
-                f"The transformer takes {transformer.config['in_channels']} channels, the autoencoder needs {expected}: "
+                f"The transformer takes {transformer.config['in_channels']} channels, this needs {expected}: "
                 f"{vae.config['z_dim']} of latents, {time_stride} of the mask, {vae.config['z_dim']} of the condition"
             )
         guidance.install(transformer)
@@ -250,6 +251,7 @@ class EgoXPipeline(DiffusionPipeline):
         padded = [sample.fit_length(time_stride) for sample in samples]
         total = padded[0].num_frames
         branches = self._text_branches(samples, guidance_scale, prompt_embeds, negative_prompt_embeds)
+        image_embeds = self.encode_images(samples) if image_embeds is None else image_embeds
         options = StepOptions(
             guidance_scale, unconditional_every, geometry_scale, mode, image_embeds, callback_on_step_end
         )
@@ -329,7 +331,7 @@ class EgoXPipeline(DiffusionPipeline):
             hidden_states=x,
             timestep=timestep.to(x.device).expand(len(x)),
             encoder_hidden_states=text.to(x).expand(len(x), -1, -1),
-            encoder_hidden_states_image=self._image_tokens(x, options.image_embeds),
+            encoder_hidden_states_image=None if options.image_embeds is None else options.image_embeds.to(x),
             return_dict=False,
         )[0].float()
 
@@ -351,13 +353,40 @@ class EgoXPipeline(DiffusionPipeline):
             return [prompt_embeds]  # both branches are the same network on the same input
         return [prompt_embeds, negative_prompt_embeds]
 
-    def _image_tokens(self, x: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor | None:
+    @torch.no_grad()
+    def encode_images(self, samples: Sequence[GeneratorSample]) -> torch.Tensor | None:
+        """Returns image tokens ``[B, I, D]`` of each first exo frame, for transformers with image conditioning.
+
+        The exo frame alone, prepared as the image encoder expects. (The reference encodes ``[exo | noise]`` without
+        rescaling in generation, and ``[exo | truth]`` divided by 255 twice in training.) Without an image encoder
+        one zero token.
+        """
         image_dim = self.transformer.config["image_dim"]
         if image_dim is None:
             return None
-        if image_embeds is None:
-            return x.new_zeros(len(x), 1, image_dim)
-        return image_embeds.to(x).expand(len(x), -1, -1)
+        if self.image_encoder is None:
+            return torch.zeros(len(samples), 1, image_dim)
+        pictures = [sample.exo_TCHW[0].permute(1, 2, 0).numpy() for sample in samples]
+        pixels = self.image_processor(images=pictures, return_tensors="pt").to(
+            self.image_encoder.device, self.image_encoder.dtype
+        )
+        return self.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2].float()
+
+    @classmethod
+    def from_wan(
+        cls, folder: str | Path, *, torch_dtype: torch.dtype = torch.bfloat16, geometry_scale: float = 3.0
+    ) -> "EgoXPipeline":
+        """Returns a pipeline on a Wan image-to-video checkpoint in diffusers layout, ready for the published LoRA.
+
+        Args:
+            folder: Local folder with ``transformer``, ``vae`` and, optionally, text and image encoders.
+            torch_dtype: Type of transformer and encoders; the autoencoder stays in float32.
+            geometry_scale: The factor lambda in generation; 3 is the reference's.
+
+        Raises:
+            UserError: If the folder holds no such checkpoint.
+        """
+        return cls(**load_wan_components(Path(folder), torch_dtype, geometry_scale), sample_latents=True)
 
     def load_lora(
         self, source: str | Path | Mapping[str, torch.Tensor] | LoraWeights, *, scale: float = 1.0, strict: bool = True

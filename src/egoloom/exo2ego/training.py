@@ -82,6 +82,7 @@ def generator_loss(
             hidden_states=transformer_input(canvas, batch.given),
             timestep=sigma * NUM_TRAIN_TIMESTEPS,
             encoder_hidden_states=text,
+            encoder_hidden_states_image=batch.image,
             return_dict=False,
         )[0]
     width = batch.layout.exo_width
@@ -223,7 +224,8 @@ def _to_device(batch: CachedClip, device: torch.device) -> CachedClip:
         return batch
     tables = None if batch.tables is None else batch.tables.to(device)
     moved = {name: getattr(batch, name).to(device) for name in ("exo", "prior", "truth", "given", "text")}
-    return replace(batch, tables=tables, **moved)
+    image = None if batch.image is None else batch.image.to(device)
+    return replace(batch, tables=tables, image=image, **moved)
 
 
 def _progress(visible: bool) -> Progress:

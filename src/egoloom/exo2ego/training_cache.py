@@ -27,6 +27,7 @@ class CachedClip:
         given: Mask and condition channels.
         tables: Pooled directions, if there is geometry.
         text: Caption embeddings ``[1, L, D]``.
+        image: Image tokens ``[1, I, D]`` for transformers with image conditioning.
     """
 
     layout: CanvasLayout
@@ -36,6 +37,7 @@ class CachedClip:
     given: torch.Tensor
     tables: DirectionTables | None
     text: torch.Tensor
+    image: torch.Tensor | None = None
 
     @property
     def bucket(self) -> tuple[CanvasLayout, bool]:
@@ -79,7 +81,10 @@ def cache_clips(
                 pipeline.config["text_length"],
                 pipeline.transformer.config["text_dim"],
             )
-            cached.append(CachedClip(clips.layout, clips.exo, clips.prior, truth, clips.given, clips.tables, text))
+            image = pipeline.encode_images([part])
+            cached.append(
+                CachedClip(clips.layout, clips.exo, clips.prior, truth, clips.given, clips.tables, text, image)
+            )
         if on_clip is not None:
             on_clip(number + 1, len(samples))
     return cached
@@ -107,6 +112,7 @@ def stack_clips(clips: Sequence[CachedClip]) -> CachedClip:
         torch.cat([clip.given for clip in clips]),
         DirectionTables.stack(tables) if len(tables) == len(clips) else None,
         torch.cat([clip.text for clip in clips]),
+        None if clips[0].image is None else torch.cat([clip.image for clip in clips if clip.image is not None]),
     )
 
 
