@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Size3 = tuple[int, int, int]
 MASKED = -100.0
@@ -108,14 +109,17 @@ class WindowAttention(nn.Module):
         return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1)
 
     def forward(self, x_GSC: Tensor, mask_GSS: Tensor | None) -> Tensor:
-        """Returns the attended windows; ``mask`` repeats over the batch, whose entries hold equally many windows."""
+        """Returns the attended windows; the mask is that of one batch entry's windows."""
         g, s, c = x_GSC.shape
         q, k, v = self.qkv(x_GSC).view(g, s, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         bias = self.position_bias(s).unsqueeze(0)
-        if mask_GSS is not None:
+        if mask_GSS is None:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        else:
+            # Windows of one batch entry lie together, so the mask broadcasts over the batch instead of being copied.
             bias = bias + mask_GSS.unsqueeze(1).to(bias.dtype)
-            bias = bias.repeat(g // mask_GSS.shape[0], 1, 1, 1)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+            q, k, v = (part.unflatten(0, (-1, mask_GSS.shape[0])) for part in (q, k, v))
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).flatten(0, 1)
         return self.proj(attended.transpose(1, 2).reshape(g, s, c))
 
 
@@ -194,15 +198,19 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Blocks with plain and shifted windows in turn, then patch merging (not after the last stage)."""
 
-    def __init__(self, blocks: list[SwinBlock], dim: int, merge: bool) -> None:
+    def __init__(self, blocks: list[SwinBlock], dim: int, *, merge: bool, checkpointing: bool) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(blocks)
         self.downsample = PatchMerging(dim) if merge else None
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Returns the stage's output, merged where the stage merges."""
         for block in self.blocks:
-            x_BTHWC = block(x_BTHWC)
+            if self.checkpointing and self.training:
+                x_BTHWC = checkpoint(block, x_BTHWC, use_reentrant=False)
+            else:
+                x_BTHWC = block(x_BTHWC)
         return x_BTHWC if self.downsample is None else self.downsample(x_BTHWC)
 
 
@@ -236,6 +244,7 @@ class VideoSwin(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         drop_path: float = 0.2,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(patch, embed_dim)
@@ -248,7 +257,7 @@ class VideoSwin(nn.Module):
                 SwinBlock(dim, num_heads[i], window, j % 2 == 1, mlp_ratio, qkv_bias, rates[start + j])
                 for j in range(stop - start)
             ]
-            stages.append(SwinStage(blocks, dim, merge=i < len(depths) - 1))
+            stages.append(SwinStage(blocks, dim, merge=i < len(depths) - 1, checkpointing=checkpointing))
         self.layers = nn.ModuleList(stages)
         self.num_features = embed_dim * 2 ** (len(depths) - 1)
         self.norm = nn.LayerNorm(self.num_features)

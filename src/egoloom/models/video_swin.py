@@ -23,6 +23,7 @@ class VideoSwinConfig(RecogniserConfig):
     Attributes:
         input_modality: ``rgb`` and ``flow`` are ``[B, T, 3, H, W]`` in 0..255 and share ImageNet statistics, as in the
             published weights; ``spectrogram_frames`` is one mel spectrogram a frame in decibels, same shape.
+        activation_checkpointing: Compute each block again in the backward pass: less memory, a third more time.
     """
 
     input_modality: Literal["rgb", "flow", "spectrogram_frames"] = "rgb"
@@ -34,6 +35,7 @@ class VideoSwinConfig(RecogniserConfig):
     mlp_ratio: float = Field(default=4.0, gt=0)
     qkv_bias: bool = True
     drop_path: float = Field(default=0.2, ge=0, lt=1)
+    activation_checkpointing: bool = False
 
 
 class VideoSwinRecogniser(Recogniser):
@@ -59,6 +61,7 @@ class VideoSwinRecogniser(Recogniser):
             mlp_ratio=config.mlp_ratio,
             qkv_bias=config.qkv_bias,
             drop_path=config.drop_path,
+            checkpointing=config.activation_checkpointing,
         )
         self.build_heads(self.backbone.num_features)
         for module in self.modules():
