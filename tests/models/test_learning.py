@@ -14,7 +14,8 @@ def moving_squares(num_clips: int, seed: int) -> tuple[torch.Tensor, torch.Tenso
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(num_clips) % 2
     frames = torch.zeros(num_clips, 4, 3, 32, 32, dtype=torch.uint8)
-    tops = torch.randint(2, 22, (num_clips,), generator=g)
+    # Clips come in pairs with the same frames in opposite order.
+    tops = torch.randint(2, 22, (num_clips // 2,), generator=g).repeat_interleave(2)
     for clip in range(num_clips):
         for step in range(4):
             place = step if labels[clip] == 1 else 3 - step
@@ -43,7 +44,7 @@ def test_temporal_shift_learns_a_direction_that_single_frames_do_not_hold(shift,
     torch.manual_seed(0)
     model = create_model("edge_tiny", num_classes={"direction": 2}, temporal_shift=shift)
     accuracy = train(model, steps=30)
-    assert accuracy > 0.85 if learns else accuracy == 0.5
+    assert accuracy > 0.85 if learns else abs(accuracy - 0.5) < 0.1
 
 
 def test_activation_checkpointing_changes_no_gradient():
