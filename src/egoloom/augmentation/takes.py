@@ -24,7 +24,7 @@ class ExoTake:
         exo_TCHW: RGB uint8.
         depth_THW: z-depth of the exo camera in metres, float32, on the grid of the exo frames.
         exo_camera: Camera of exactly these frames.
-        T_world_exo: ``[T, 4, 4]``.
+        T_world_exo: ``[4, 4]`` where the camera stands still, else ``[T, 4, 4]``.
         ego_camera: The wearer's camera, upright, at the size of the recording.
         T_world_ego: ``[T, 4, 4]``.
         truth_TCHW: The recorded ego frames, if there are any.
@@ -81,7 +81,7 @@ def load_take(store: ClipStore, clip: Clip, *, num_frames: int) -> ExoTake:
         _frames(store, video, times_s),
         _depth(store, video, times_s),
         exo.camera,
-        _poses(exo, times_s),
+        exo.trajectory.T_world_camera[0] if len(exo.trajectory) == 1 else _poses(exo, times_s),
         wearer.camera,
         _poses(wearer, times_s),
         None if ego is None else _frames(store, ego, times_s),

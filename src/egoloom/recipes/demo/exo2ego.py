@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich.progress import track
 
 from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
 from egoloom.augmentation.samples import generator_sample
@@ -18,6 +19,7 @@ from egoloom.evaluation.video_quality import psnr_db
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.lora import save_lora
 from egoloom.exo2ego.pipeline import EgoXPipeline
+from egoloom.exo2ego.prior import PriorConfig
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
 from egoloom.exo2ego.training import train_generator, train_tiny_vae
@@ -32,12 +34,18 @@ NUM_MEASURED_TAKES = 12
 NUM_STRIPS = 4
 
 
+def prior_config(store: ClipStore) -> PriorConfig:
+    """Returns how priors are rendered: simulated depth is metric, real depth gets its scale solved per clip."""
+    return PriorConfig(depth_scale=1.0) if store.info.is_simulated else PriorConfig()
+
+
 def load_samples(config: DemoConfig, store: ClipStore, clips: Sequence[Clip]) -> list[GeneratorSample]:
-    """Returns the generator's samples of exo clips; clips without depth or cameras are left out."""
+    """Returns the generator's samples of exo clips with depth and cameras."""
     samples = []
-    for clip in clips:
+    for clip in track(clips, "ego priors", transient=True):
         take = load_take(store, clip, num_frames=config.generated_frames)
-        samples.append(generator_sample(take, size_px=config.generated_size_px)[0])
+        size_px = config.generated_size_px
+        samples.append(generator_sample(take, size_px=size_px, prior_config=prior_config(store))[0])
     return samples
 
 
@@ -102,7 +110,10 @@ def generate_marked(config: DemoConfig, data: DemoData, out: Path) -> dict[str, 
     recognition = ClipStore.open(data.recognition)
     path = out / "clips" / "generated"
     augmentation = AugmentationConfig(
-        size_px=config.generated_size_px, num_frames=config.generated_frames, generation=GENERATION
+        size_px=config.generated_size_px,
+        num_frames=config.generated_frames,
+        generation=GENERATION,
+        prior=prior_config(source),
     )
     report = generate_clips(
         source,
