@@ -5,15 +5,14 @@ import torch
 from pydantic import BaseModel
 
 from egoloom.distillation.holdout import choose_weighting_split, read_weighting_split, write_weighting_split
-from egoloom.distillation.losses import DistillationLossConfig, distillation_loss
+from egoloom.distillation.losses import DistillationLossConfig
 from egoloom.distillation.soft_labels import (
-    CachedVoices,
-    OnlineVoices,
     SoftLabelCache,
     SoftLabelInfo,
     build_view,
     view_fingerprint,
 )
+from egoloom.distillation.task import DistillationTask, cached_verdicts, online_verdicts
 from egoloom.distillation.teachers import ModuleTeacher, TeacherEnsemble, TeacherEnsembleConfig
 from egoloom.errors import UserError
 from egoloom.models import create_model
@@ -39,6 +38,7 @@ def batch_of(clips: list[int], view_seed: int) -> dict:
         "labels": {"verb": torch.tensor([c % 4 for c in clips]), "noun": torch.tensor([c % 6 for c in clips])},
         "clip_id": [CLIPS[clip] for clip in clips],
         "view_seed": torch.full((len(clips),), view_seed),
+        "is_generated": torch.zeros(len(clips), dtype=torch.bool),
     }
 
 
@@ -72,24 +72,15 @@ def test_cached_and_online_teaching_give_the_same_losses(ensemble, tmp_path):
     for view_seed in (0, 1):
         # Other batches than those that the cache was built with.
         batch = batch_of([3, 0, 2], view_seed)
-        losses = []
-        for voices in (OnlineVoices(ensemble), CachedVoices(reopened)):
-            logits, speaking = voices(batch)
-            assert speaking.tolist() == [[True, False], [True, True], [True, True]]
-            targets = ensemble.targets(logits, batch["labels"], temperatures=3.0)
-            losses.append(
-                distillation_loss(
-                    student(batch["inputs"]),
-                    targets.logits,
-                    batch["labels"],
-                    config,
-                    sample_weights=targets.sample_weights,
-                )
-            )
+        assert torch.isnan(reopened.lookup(["clip3"], [view_seed])["verb"][0, 1]).all()
+        tasks = [
+            DistillationTask(ensemble, verdicts, config)
+            for verdicts in (online_verdicts(ensemble), cached_verdicts(reopened))
+        ]
+        online, cached = (task.loss(student, batch) for task in tasks)
         for term in ("kd", "gt", "total"):
-            online, cached = (getattr(loss, term).item() for loss in losses)
-            assert cached == pytest.approx(online, abs=1e-5), term
-        assert losses[0].kd.item() > 1e-3
+            assert cached[term].item() == pytest.approx(online[term].item(), abs=1e-5), term
+        assert online["kd"].item() > 1e-3
 
 
 def test_views_differ_and_only_complete_ones_appear(ensemble, tmp_path):

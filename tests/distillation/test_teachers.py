@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egoloom.distillation.losses import DistillationLossConfig, logit_kd
+from egoloom.distillation.losses import logit_kd
 from egoloom.distillation.teachers import (
     FittedEnsemble,
     ModuleTeacher,
@@ -185,20 +185,6 @@ def test_a_silent_teacher_leaves_its_weight_to_the_others(scheme):
     targets = ensemble.targets(ensemble.logits({**logits, "present": nobody}), labels)
     assert targets.sample_weights["verb"].tolist() == [1.0, 0.0, 1.0]
     assert bool(torch.isfinite(targets.logits["verb"]).all())
-
-
-def test_mixer_is_what_targets_does():
-    torch.manual_seed(0)
-    ensemble = make_ensemble(mixing="probabilities")
-    logits = ensemble.logits({"rgb": torch.randn(3, 4), "flow": torch.randn(3, 4)})
-    labels = {"verb": torch.tensor([0, 1, 2])}
-    config = DistillationLossConfig(temperature=3.0)
-    mixed, weights = ensemble.mixer(config.temperature_of)(
-        "verb", logits["verb"], labels["verb"], torch.ones(3, 2, dtype=torch.bool)
-    )
-    targets = ensemble.targets(logits, labels, temperatures=3.0)
-    torch.testing.assert_close(mixed, targets.logits["verb"])
-    torch.testing.assert_close(weights, targets.sample_weights["verb"])
 
 
 def test_calibration_undoes_an_overconfident_teacher():

@@ -217,6 +217,17 @@ def test_omnivorous_classifies_each_modality_alone():
         torch.testing.assert_close(model({"rgb": inputs["rgb"]})["verb"], each["rgb"]["verb"])
 
 
+def test_omnivorous_sees_one_modality_a_sample_in_training():
+    model, inputs = make("omnivorous").train(), make_inputs(batch=30)
+    with torch.no_grad():
+        each = {name: model.forward_head(model.features_of(inputs, name))["verb"] for name in model.input_modalities}  # type: ignore[operator]
+        torch.manual_seed(3)
+        got = model(inputs)["verb"]
+    gap = torch.stack([(got - value).abs().amax(dim=1) for value in each.values()])
+    assert float(gap.amin(dim=0).max()) < 1e-4
+    assert len(set(gap.argmin(dim=0).tolist())) == len(each)
+
+
 def test_layout_drawing_by_hand():
     layout = {
         "boxes": torch.tensor([[[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]]]),

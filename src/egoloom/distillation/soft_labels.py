@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -173,46 +173,6 @@ class SoftLabelCache:
             path = self._view_folder(view_seed) / f"{head}.npy"
             self._open[key] = np.load(path, mmap_mode="r", allow_pickle=False)
         return self._open[key]
-
-
-class TeacherVoices(Protocol):
-    """Every teacher's logits for a batch, wherever they come from."""
-
-    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """Returns head to raw logits ``[B, M, K]`` (NaN rows: silent) and which teacher speaks, bool ``[B, M]``."""
-        ...
-
-
-class OnlineVoices:
-    """Runs the teachers on the batch that the student sees."""
-
-    def __init__(self, ensemble: TeacherEnsemble) -> None:
-        self.ensemble = ensemble
-
-    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """See `TeacherVoices`."""
-        logits = self.ensemble.logits({**batch["inputs"], "present": batch.get("present", {})})
-        return logits, speaking(logits)
-
-
-class CachedVoices:
-    """Looks the teachers' logits up by clip id and view seed."""
-
-    def __init__(self, cache: SoftLabelCache) -> None:
-        self.cache = cache
-
-    def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """See `TeacherVoices`."""
-        seeds = batch["view_seed"]
-        logits = self.cache.lookup(batch["clip_id"], seeds)
-        if isinstance(seeds, Tensor):
-            logits = {head: value.to(seeds.device) for head, value in logits.items()}
-        return logits, speaking(logits)
-
-
-def speaking(logits: Mapping[str, Tensor]) -> Tensor:
-    """Returns which teacher judges a sample in any head, bool ``[B, M]``."""
-    return torch.stack([~torch.isnan(value[..., 0]) for value in logits.values()]).any(dim=0)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

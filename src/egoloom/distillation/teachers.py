@@ -8,7 +8,7 @@ Shape letters: B batch, M teachers, K classes, P (verb, noun) pairs.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -37,9 +37,6 @@ from egoloom.distillation.weights import (
 from egoloom.errors import UserError
 from egoloom.models.base import batch_size_of, take_rows
 from egoloom.models.pretrained import state_hash
-
-Mixer = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(head, logits [B, M, K], labels [B], present [B, M]) to (mixed logits [B, K], sample weights [B])."""
 
 WeightScheme = Literal["uniform", "full_dataset", "per_sample", "camkd", "selective", "entropy"]
 
@@ -426,19 +423,6 @@ class TeacherEnsemble:
         if self.config.mixing == "logits":
             return mix_logits(clean_BMK, weights_BM), weights_BM
         return mix_probabilities(clean_BMK, weights_BM, temperature=temperature), weights_BM
-
-    def mixer(self, temperature_of: Callable[[str], float] = lambda head: 1.0) -> Mixer:
-        """Returns `mix` as the function that a distillation task calls.
-
-        Args:
-            temperature_of: The loss's temperature of a head.
-        """
-
-        def mix(head: str, logits: Tensor, labels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-            mixed, weights = self.mix(head, logits, labels, present, temperature=temperature_of(head))
-            return mixed, (weights.sum(-1) > 0).float()
-
-        return mix
 
     def targets(
         self,

@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from egoloom.models.base import Inputs, Recogniser, RecogniserConfig, presence
+from egoloom.models.base import Inputs, Recogniser, RecogniserConfig, presence, take_rows
 from egoloom.models.edge import ConvNormAct, EdgeTrunk, ShiftDirection, initialise_convolutions
 from egoloom.models.frames import FrameNormalisation, default_statistics
+from egoloom.models.fusion import drop_modalities
 from egoloom.models.imu import STANDARD_GRAVITY
 from egoloom.models.registry import register
 
@@ -26,10 +27,16 @@ LAYOUT_GRID = 64
 class OmnivorousConfig(RecogniserConfig):
     """Size of the shared trunk and the modalities that it is trained on.
 
-    Group norm by default: the statistics of a batch of spectrograms and of one of frames have nothing in common.
+    Group norm throughout: the statistics of a batch of spectrograms and of one of frames have nothing in common.
+
+    Attributes:
+        modalities: What the network is trained on; any subset will do at test time.
+        training_view: In training, ``one`` draws a modality for each sample, so that any training loop trains the
+            network as Omnivore is; ``mean`` averages over all of them, which is late fusion.
     """
 
     modalities: tuple[OmnivorousModality, ...] = Field(default=("rgb", "flow"), min_length=1)
+    training_view: Literal["one", "mean"] = "one"
     widths: tuple[int, ...] = Field(default=(16, 32, 48), min_length=1)
     depths: tuple[int, ...] = Field(default=(1, 1, 1), min_length=1)
     patch_px: int = Field(default=4, ge=1)
@@ -104,9 +111,10 @@ def draw_layout(layout: Mapping[str, Tensor], grid: int) -> Tensor:
 
 
 class OmnivorousRecogniser(Recogniser):
-    """Shared trunk and heads; ``forward`` averages the logits of the modalities that are given.
+    """Shared trunk and heads.
 
-    Train it on ``forward_each``, which classifies every modality alone (loss: mean over modalities).
+    In evaluation, ``forward`` averages the logits of the modalities that a sample has; ``forward_each`` keeps them
+    apart.
     """
 
     Config = OmnivorousConfig
@@ -139,13 +147,24 @@ class OmnivorousRecogniser(Recogniser):
         return self.trunk(x_NCHW, num_frames).mean(dim=(2, 3)).unflatten(0, (-1, num_frames)).mean(dim=1)
 
     def forward_features(self, inputs: Inputs) -> Tensor:
-        """Returns the mean of the present modalities' features, ``[B, D]``; linear heads then average logits too."""
-        present_BM = presence(inputs, self.input_modalities).float()
+        """Returns the mean of the present modalities' features, ``[B, D]``; linear heads then average logits too.
+
+        In training with ``training_view="one"`` it is the features of one random present modality a sample.
+        """
+        present_BM = presence(inputs, self.input_modalities)
+        if self.training and self.config.training_view == "one":
+            # drop_modalities at rate 1 leaves exactly one of those that are present.
+            present_BM = drop_modalities(present_BM, 1.0)
         total = torch.zeros(present_BM.shape[0], self.num_features, device=present_BM.device)
         for column, modality in enumerate(self.input_modalities):
-            if modality in inputs:
-                total = total + present_BM[:, column : column + 1] * self.features_of(inputs, modality)
-        return total / present_BM.sum(dim=1, keepdim=True).clamp_min(1.0)
+            rows_B = present_BM[:, column].nonzero().squeeze(1)
+            if len(rows_B):
+                features = self.features_of({modality: take_rows(inputs[modality], rows_B)}, modality)
+                total = total.index_add(0, rows_B, features.to(total.dtype))
+            elif self.training:
+                # Distributed training wants a gradient for every parameter in every step.
+                total = total + 0.0 * sum(parameter.sum() for parameter in self.stems[modality].parameters())
+        return total / present_BM.sum(dim=1, keepdim=True).clamp_min(1)
 
     def forward_each(self, inputs: Inputs) -> dict[str, dict[str, Tensor]]:
         """Returns modality to head to logits: every given modality classified by itself."""
