@@ -73,7 +73,7 @@ def describe_data(config: DemoConfig, out: Path) -> DemoData:
             "Recognition is trained AND evaluated on the same nine real videos. This shows that the path works on "
             "real input, nothing more; the accuracies say nothing about unseen video.",
             "The generator adapts to two real Ego-Exo4D takes and is measured on the same takes. Its pictures are poor: "
-            "a tiny network, a small picture, and an ego prior that shows only what the exo camera saw.",
+            "a tiny network, a small picture, an ego prior that shows only what the exo camera saw.",
         ),
     )
 

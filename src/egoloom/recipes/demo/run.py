@@ -1,7 +1,6 @@
 """``egoloom demo``: every stage of the loop once, with the same classes that run at full size."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +72,16 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
 
 def export_and_check(data: DemoData, out: Path) -> dict[str, Any]:
     """Exports the student and compares it with PyTorch on clips of the test split."""
-    from egoloom.clips import ClipStore
+    from egoloom.clips import ClipStore, Modality
     from egoloom.clips.dataset import ClipDataset, ViewKey, collate, entries_of
     from egoloom.deployment import export_student
 
     entries = entries_of(ClipStore.open(data.recognition), split="test", labelled=True)
-    dataset = ClipDataset(entries, ["rgb"], recognition.VIEW, is_training=False)  # type: ignore[list-item]
-    clips = collate([dataset[ViewKey(index, 0)] for index in range(min(16, len(dataset)))])["inputs"]["rgb"]
-    result = export_student(
-        out / "student" / "checkpoints" / "best", out / "artefact", target="onnx", precision="fp32", parity_clips=clips
-    )
-    shutil.copyfile(out / "artefact" / "model.onnx", out / "student.onnx")
+    dataset = ClipDataset(entries, [Modality.RGB], recognition.VIEW, is_training=False)
+    clips = collate([dataset[ViewKey(index, 0)] for index in range(min(16, len(dataset)))])["inputs"]["rgb"].numpy()
+    run = out / "student"
+    export_student(run, out / "artefact", parity_clips=clips)
+    result = export_student(run, out / "student.onnx", parity_clips=clips)
     return {
         "max_abs_diff": result.max_abs_diff,
         "top1_agreement": result.top1_agreement,
