@@ -72,7 +72,7 @@ def describe_data(config: DemoConfig, out: Path) -> DemoData:
         (
             "Recognition is trained AND evaluated on the same nine real videos. This shows that the path works on "
             "real input, nothing more; the accuracies say nothing about unseen video.",
-            "The generator adapts to two real Ego-Exo4D takes and is measured on the same takes. Its pictures are poor: "
+            "The generator adapts to two real Ego-Exo4D takes and is measured on them. Its pictures are poor: "
             "a tiny network, a small picture, an ego prior that shows only what the exo camera saw.",
         ),
     )
