@@ -181,3 +181,16 @@ def test_the_documented_script_is_the_same_entry_point(tmp_path):
     assert done.returncode == 2
     assert "Unknown recipe 'huge'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_evaluated_again_with_more_views(square_store, teachers, capsys):
+    run = teachers[0]
+    assert egoloom("evaluate", str(run), "--num-clips", "2", "--num-crops", "3", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["splits"]["test"]["num_views"] == 6
+    assert record["splits"]["test"]["num_clips"] == len(square_store.select(split="test"))
+    assert egoloom("evaluate", str(run), "--json") == 0
+    again = json.loads(capsys.readouterr().out)["splits"]["test"]["heads"]["verb"]
+    first = json.loads((run / "metrics.json").read_text())["splits"]["test"]["heads"]["verb"]
+    assert again["nll"] == pytest.approx(first["nll"], rel=1e-6)
+    assert egoloom("evaluate", str(run.parent)) == 2

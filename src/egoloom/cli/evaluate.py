@@ -51,6 +51,29 @@ class ProtocolArguments:
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
 
 
+@dataclass
+class RunArguments:
+    """Shows a trained run clips again.
+
+    Attributes:
+        run: A run folder.
+        split: The splits; default: the ones that the run reports.
+        store: Another store with the same classes.
+        num_clips: Temporal views a clip; default: the run's protocol.
+        num_crops: Spatial views a clip, 1 or 3.
+        average: What is averaged over views.
+        json: Print one JSON object and nothing else on standard output.
+    """
+
+    run: tyro.conf.Positional[Path]
+    split: tuple[str, ...] = ()
+    store: Path | None = None
+    num_clips: int | None = None
+    num_crops: Literal[1, 3] | None = None
+    average: Literal["logits", "probabilities"] | None = None
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+
 def main(arguments: list[str]) -> None:
     """Parses and evaluates."""
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -63,11 +86,30 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluate_run(arguments: list[str]) -> None:
-    """Evaluates a trained run."""
-    raise UserError(
-        f"Runs cannot be evaluated again yet: {arguments[0]!r}",
-        allowed="--protocol epic-100 or ssv2 with --predictions and --annotations",
-    )
+    """Shows a trained run its clips again and prints accuracy and calibration."""
+    options = tyro.cli(RunArguments, prog="egoloom evaluate", args=arguments)
+    from egoloom.recipes.evaluation import evaluate_again
+    from egoloom.training.config import EvaluationConfig
+
+    protocol = None
+    if options.num_clips is not None or options.num_crops is not None or options.average is not None:
+        protocol = EvaluationConfig(
+            num_clips=options.num_clips or 1, num_crops=options.num_crops or 1, average=options.average or "logits"
+        )
+    record = evaluate_again(options.run, splits=options.split, store=options.store, protocol=protocol)
+    if options.json:
+        print(json.dumps(record, indent=1))
+        return
+    for split, figures in record["splits"].items():
+        print(f"{split}: {figures['num_clips']} clips, {figures['num_views']} views, mean of {figures['average']}")
+        for head, values in figures["heads"].items():
+            low, high = values["top1_ci95"]
+            print(
+                f"  {head:8} top-1 {values['top1']:6.1%} [{low:.1%}, {high:.1%}]   top-5 {values['top5']:6.1%}   "
+                f"ECE {values['ece']:.3f} (uncalibrated {values['ece_uncalibrated']:.3f})"
+            )
+    print(f"wrote {options.run / 'predictions'}")
+    print(f"next: egoloom export {options.run}")
 
 
 def evaluate_protocol(options: ProtocolArguments) -> None:

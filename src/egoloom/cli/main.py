@@ -27,7 +27,7 @@ VERBS: dict[str, Verb] = {
     "view": Verb("view", "write a side-by-side video of one clip with all its modalities"),
     "train": Verb("train", "train one recogniser on labels"),
     "distill": Verb("distill", "teach an RGB-only student with multimodal teachers"),
-    "evaluate": Verb("evaluate", "measure accuracy and calibration"),
+    "evaluate": Verb("evaluate", "measure accuracy and calibration of a run or a file of scores"),
     "calibrate": Verb("calibrate", "make stated probabilities true on held-out clips"),
     "predict": Verb("predict", "name the action in a video"),
     "ego-prior": Verb("ego_prior", "render what the wearer would see from an exo video, depth and cameras"),
