@@ -110,6 +110,32 @@ SOURCES: dict[str, Source] = {
             ),
         ),
         Source(
+            "ego-exo4d",
+            "ego_exo4d",
+            "Ego-Exo4D takes: frame-aligned Aria ego and GoPro exo videos, cameras, trajectories, keysteps",
+            "ego-exo4d-data.org (licence agreement), with its downloader egoexo",
+            (
+                ExpectedFile("takes/<take>/frame_aligned_videos/aria01_214-1.mp4", "ego; or <take>/aria*.mp4"),
+                ExpectedFile("takes/<take>/frame_aligned_videos/cam01.mp4 ...", "exo; or <take>/cam*.mp4", False),
+                ExpectedFile("takes/<take>/trajectory/gopro_calibs.csv", "exo cameras", False),
+                ExpectedFile("takes/<take>/trajectory/online_calibration.jsonl", "ego camera", False),
+                ExpectedFile("takes/<take>/trajectory/closed_loop_trajectory.csv", "poses of the glasses", False),
+                ExpectedFile("captures/<capture>/timesync.csv", "times of the frames, to place the poses", False),
+                ExpectedFile("takes.json, annotations/splits.json", "take ids and splits", False),
+                ExpectedFile("annotations/keystep_{train,val,test}.json", "labels", False),
+            ),
+        ),
+        Source(
+            "aria",
+            "aria",
+            "Project Aria recordings, Gen 1 and Gen 2: RGB, sound, IMUs, calibration, hands, gaze",
+            "your glasses, or projectaria.com/datasets; needs the extra 'aria' (projectaria-tools)",
+            (
+                ExpectedFile("**/*.vrs", "the recordings"),
+                ExpectedFile("mps_<name>_vrs/slam/closed_loop_trajectory.csv", "poses", False),
+            ),
+        ),
+        Source(
             "gopro",
             "gopro",
             "GoPro videos with their telemetry: RGB, sound, accelerometer and gyroscope",
