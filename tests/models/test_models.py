@@ -282,6 +282,22 @@ def test_gmacs_by_hand():
     assert count_gmacs(Convolution(), {"rgb": torch.zeros(2, 3, 10, 10)}) == pytest.approx(2 * 100 * 8 * 27 / 1e9)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "published"), [("video_swin_t", (1, 8, 3, 224, 224), 19.7), ("stlt", (1, 16, 14), 10.9)]
+)
+def test_gmacs_of_published_networks(name, shape, published):
+    # Fused attention must be counted too.
+    model = create_model(name, num_classes={"verb": 97})
+    if name == "stlt":
+        boxes = {"boxes": torch.zeros(*shape, 4), "categories": torch.ones(shape, dtype=torch.long)}
+        inputs: dict = {
+            "boxes": {**boxes, "scores": torch.ones(shape), "pad_mask": torch.zeros(shape, dtype=torch.bool)}
+        }
+    else:
+        inputs = {"rgb": torch.zeros(shape)}
+    assert count_gmacs(model, inputs) == pytest.approx(published, rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["edge_tiny"])
 def test_export_to_onnx_with_dynamic_batch(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
