@@ -110,6 +110,18 @@ SOURCES: dict[str, Source] = {
             ),
         ),
         Source(
+            "ego4d",
+            "ego4d",
+            "Ego4D with FHO annotations: actions, narrations, state changes, hand boxes, IMU, sound",
+            "ego4d-data.org (licence agreement), with its downloader ego4d",
+            (
+                ExpectedFile("annotations/fho_lta_{train,val}.json", "for --task fho_lta; likewise the other tasks"),
+                ExpectedFile("annotations/fho_lta_taxonomy.json", "class names of fho_lta", False),
+                ExpectedFile("clips/<clip_uid>.mp4 or full_scale/<video_uid>.mp4", "the videos"),
+                ExpectedFile("imu/<video_uid>.csv", "accelerometer and gyroscope", False),
+            ),
+        ),
+        Source(
             "ego-exo4d",
             "ego_exo4d",
             "Ego-Exo4D takes: frame-aligned Aria ego and GoPro exo videos, cameras, trajectories, keysteps",
