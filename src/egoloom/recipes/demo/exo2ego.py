@@ -10,6 +10,7 @@ import numpy as np
 from rich.progress import track
 
 from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
+from egoloom.augmentation.generators import load_generator
 from egoloom.augmentation.samples import generator_sample
 from egoloom.augmentation.takes import load_take
 from egoloom.clips import Clip, ClipStore
@@ -18,7 +19,6 @@ from egoloom.errors import UserError
 from egoloom.evaluation.video_quality import psnr_db
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.lora import save_lora
-from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.prior import PriorConfig
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
@@ -93,19 +93,11 @@ def train_tiny_egox(config: DemoConfig, data: DemoData, out: Path) -> dict[str, 
     }
 
 
-def load_generator(out: Path) -> tuple[EgoXPipeline, str]:
-    """Returns the trained pipeline with its LoRA, and the name that generated clips carry."""
-    folder = out / "exo2ego"
-    pipeline = EgoXPipeline.from_pretrained(folder / "base")
-    pipeline.load_lora(folder / "lora")
-    return pipeline, f"tiny-egox-{_hash(folder)}"
-
-
 def generate_marked(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
     """Generates the ego view of every exo clip into a store of its own, with flow for the teachers."""
     from egoloom.modalities import flow
 
-    pipeline, name = load_generator(out)
+    pipeline, name = load_generator(out / "exo2ego" / "base")
     source = ClipStore.open(data.exo)
     recognition = ClipStore.open(data.recognition)
     path = out / "clips" / "generated"
@@ -137,7 +129,7 @@ def generate_marked(config: DemoConfig, data: DemoData, out: Path) -> dict[str, 
 
 def measure_pictures(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
     """Compares prior and generated frames with the recorded ego view; writes strips for the report."""
-    pipeline, _ = load_generator(out)
+    pipeline, _ = load_generator(out / "exo2ego" / "base")
     store = ClipStore.open(data.exo)
     clips = measured_clips(data)
     samples = load_samples(config, store, clips)
@@ -174,12 +166,3 @@ def inpaint(prior_TCHW: np.ndarray, hole_THW: np.ndarray) -> np.ndarray:
         picture = np.ascontiguousarray(frame.transpose(1, 2, 0))
         frames.append(cv2.inpaint(picture, hole.astype(np.uint8) * 255, 3, cv2.INPAINT_TELEA).transpose(2, 0, 1))
     return np.stack(frames)
-
-
-def _hash(folder: Path) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("base/**/*.safetensors")) + sorted(folder.glob("lora/*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
