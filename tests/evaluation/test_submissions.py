@@ -320,3 +320,20 @@ def test_calibrate_refuses_what_it_cannot_use(tmp_path):
     with pytest.raises(UserError, match="belong together"):
         calibrate_verb.main([*arguments, "--apply-to", str(tmp_path / "scores.npz")])
     assert not (tmp_path / "c.json").exists()
+
+
+def test_a_runs_own_predictions_are_read_and_calibrated(tmp_path, capsys):
+    from egoloom.evaluation.prediction import Predictions
+
+    g = np.random.default_rng(0)
+    labels = g.integers(0, 4, 300)
+    logits = 4 * (np.eye(4)[labels][:, None, :] + g.normal(size=(300, 3, 4))).astype(np.float32)
+    path = tmp_path / "test.npz"
+    predictions = Predictions([f"c{i}" for i in range(300)], {"verb": logits}, {"verb": labels})
+    predictions.save(path)
+    table = read_scores(path)
+    assert table.ids == predictions.clip_ids
+    np.testing.assert_allclose(table.scores["verb"], predictions.log_probs("verb"), atol=1e-5)
+    calibrate_verb.main(["--predictions", str(path), "--out", str(tmp_path / "c.json"), "--json"])
+    fitted = json.loads(capsys.readouterr().out)["heads"]["verb"]
+    assert fitted["after"]["nll"] < fitted["before"]["nll"]
