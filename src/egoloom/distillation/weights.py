@@ -3,6 +3,8 @@
 Shape letters: B batch, M teachers, K classes.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -109,5 +111,5 @@ def fit_temperature(logits_BK: Tensor, labels_B: Tensor, *, bounds: tuple[float,
     def objective(inverse: float) -> float:
         return float(F.cross_entropy(logits_BK * inverse, labels_B))
 
-    best = minimize_scalar(objective, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    best: Any = minimize_scalar(objective, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(1.0 / best.x) if objective(best.x) < objective(1.0) else 1.0
