@@ -4,6 +4,7 @@ Shape letters: N (or B) samples, K classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -177,7 +178,7 @@ def fit_temperature(logits_NK: ArrayLike, labels_N: ArrayLike, *, bounds: tuple[
 
     logits, labels = as_scores(logits_NK, labels_N)
     logits = logits.astype(np.float64)
-    best = minimize_scalar(
+    best: Any = minimize_scalar(
         lambda inverse: _mean_nll(logits * inverse, labels),
         bounds=(1.0 / bounds[1], 1.0 / bounds[0]),
         method="bounded",
@@ -222,7 +223,7 @@ def fit_vector_scaling(logits_NK: ArrayLike, labels_N: ArrayLike, *, l2: float =
         value = -(target * log_probs).sum() / len(labels) + l2 * (away**2).sum() / num_classes
         return float(value), gradient
 
-    best = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    best: Any = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200})
     return VectorScaling(best.x[:num_classes], best.x[num_classes:])
 
 
