@@ -21,6 +21,7 @@ from egoloom.ingest.sources import first_existing, require_paths
 
 FPS = Fraction(12)
 SPLITS = ("train", "validation", "test")
+SIDE = re.compile(r"\b(?:left|right(?! (?:out|away|after|before|next)\b))\b")
 VIDEO_FOLDERS = ("videos", "20bn-something-something-v2", "frames")
 VIDEO_SUFFIXES = (".webm", ".mp4")
 INDEX_FILES = (
@@ -161,13 +162,12 @@ def mirrored_classes(classes: Sequence[str]) -> list[int]:
     """Returns for every class the class of the mirrored video: left and right change places.
 
     ``Pushing something from left to right`` becomes ``... from right to left``; classes without a side stay. A class
-    whose counterpart is not in the list gets -1: its clips must not be flipped.
+    whose counterpart is not in the list gets -1: its clips must not be flipped. "Right" that is no side (``pulling it
+    right out``) does not count.
     """
     index = {name.lower(): number for number, name in enumerate(classes)}
     other = {"left": "right", "right": "left"}
-    return [
-        index.get(re.sub(r"\b(left|right)\b", lambda match: other[match.group()], name.lower()), -1) for name in classes
-    ]
+    return [index.get(SIDE.sub(lambda match: other[match.group()], name.lower()), -1) for name in classes]
 
 
 def _by_video_id(path: Path) -> list[Annotation]:
