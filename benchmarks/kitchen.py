@@ -1,6 +1,6 @@
 """CPU seconds per take of the kitchen with everything saved, peak memory, and how it scales over processes.
 
-    python benchmarks/kitchen.py --num-clips 12
+python benchmarks/kitchen.py --num-clips 12
 """
 
 import argparse
@@ -42,7 +42,7 @@ def scaling(num_clips: int, num_workers: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--num-clips", type=int, default=12)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -53,7 +53,8 @@ def main() -> None:
         with context.Pool(1) as pool:
             row = pool.apply(one_process, (name, arguments.num_clips))
         result[name] = row
-        print(f"| {name} | {row['cpu_s']:.2f} | {row['wall_s']:.2f} | {row['peak_mb']:.0f} | {row['mb_a_take']:.1f} |", flush=True)
+        cells = (f"{row['cpu_s']:.2f}", f"{row['wall_s']:.2f}", f"{row['peak_mb']:.0f}", f"{row['mb_a_take']:.1f}")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     walls = {workers: scaling(2 * arguments.num_clips, workers) for workers in (1, 2)}
     result["wall_s_by_processes"] = walls
     print("wall seconds a take by processes (with start-up): " + ", ".join(f"{k}: {v:.2f}" for k, v in walls.items()))

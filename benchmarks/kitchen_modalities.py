@@ -25,7 +25,7 @@ PAIRS = (
     ("take mug", "put mug"), ("take plate", "put plate"), ("take bottle", "put bottle"), ("cut carrot", "cut bread"),
 )  # fmt: skip
 NUM_FRAMES, NUM_FOLDS, SEED = 8, 5, 0
-Features = NDArray[np.float32]
+Features = NDArray
 
 
 def frame_times(clip: Clip, count: int) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def rgb_features(tracks: TrackReader, clip: Clip, count: int) -> Features:
 
 def thumbnail(frame: NDArray[np.uint8]) -> Features:
     small = cv2.resize(frame, (14, 14), interpolation=cv2.INTER_AREA)
-    return (small.astype(np.float32) / 255 - 0.5).ravel()
+    return np.asarray(small, np.float32).ravel() / 255 - 0.5
 
 
 def orientations(frame: NDArray[np.uint8], cells: int = 8, bins: int = 8) -> Features:
@@ -96,7 +96,8 @@ def box_features(tracks: TrackReader, clip: Clip) -> Features:
             rows = (table["category"] == name) & (period == p)
             if rows.any():
                 x1, y1, x2, y2 = (table[c][rows] / size - 0.5 for c in ("x1", "y1", "x2", "y2"))
-                out[k, p] = [min(rows.sum() / 8, 2), ((x1 + x2) / 2).mean(), ((y1 + y2) / 2).mean(), (x2 - x1).mean(), (y2 - y1).mean()]  # fmt: skip
+                out[k, p] = [min(rows.sum() / 8, 2), ((x1 + x2) / 2).mean(), ((y1 + y2) / 2).mean(),
+                (x2 - x1).mean(), (y2 - y1).mean()]  # fmt: skip
     centers = out[:, :, 1:3]
     return np.concatenate([out.ravel(), np.diff(centers, axis=1).ravel()])
 
@@ -104,7 +105,7 @@ def box_features(tracks: TrackReader, clip: Clip) -> Features:
 def true_box_features(tracks: TrackReader, clip: Clip) -> Features:
     """The same from the id images: a perfect detector, as an upper bound."""
     ids = read_arrays(tracks.store.media_path(Modality.IDS, clip.video_id))["ids"]
-    names = tracks.store.load_calibration(clip.calibration_id if hasattr(clip, "calibration_id") else clip.video_id)["instances"]
+    names = tracks.store.load_calibration(clip.video_id)["instances"]
     wanted = ("hand_right", "hand_left", "drawer", "door", "lever", "mug", "plate", "bottle", "carrot", "bread", "pot",
               "knife", "spoon", "sponge", "cloth")  # fmt: skip
     out = np.zeros((len(wanted), 4, 3), np.float32)
@@ -112,11 +113,15 @@ def true_box_features(tracks: TrackReader, clip: Clip) -> Features:
         for k, name in enumerate(wanted):
             if name in names and (part == names.index(name)).any():
                 _, rows, cols = np.nonzero(part == names.index(name))
-                out[k, p] = [np.sqrt(len(rows)) / 40, cols.mean() / ids.shape[2] - 0.5, rows.mean() / ids.shape[1] - 0.5]
+                out[k, p] = [
+                    np.sqrt(len(rows)) / 40,
+                    cols.mean() / ids.shape[2] - 0.5,
+                    rows.mean() / ids.shape[1] - 0.5,
+                ]
     return np.concatenate([out.ravel(), np.diff(out[:, :, 1:], axis=1).ravel()])
 
 
-def ridge_predictions(features: NDArray[np.float64], labels: NDArray[np.int64], fold: NDArray[np.int64]) -> NDArray[np.int64]:
+def ridge_predictions(features: NDArray, labels: NDArray, fold: NDArray) -> NDArray[np.int64]:
     """Returns held-out predictions of every clip."""
     num_classes = labels.max() + 1
     predicted = np.zeros(len(labels), np.int64)
@@ -125,7 +130,8 @@ def ridge_predictions(features: NDArray[np.float64], labels: NDArray[np.int64], 
         inner = train & (fold != (k + 1) % NUM_FOLDS)
         check = train & (fold == (k + 1) % NUM_FOLDS)
         scores = [
-            ((solve(features[inner], labels[inner], features[check], strength, num_classes)).argmax(1) == labels[check]).mean()
+            ((solve(features[inner], labels[inner], features[check], strength,
+            num_classes)).argmax(1) == labels[check]).mean()
             for strength in STRENGTHS
         ]  # fmt: skip
         best = STRENGTHS[int(np.argmax(scores))]
@@ -168,7 +174,9 @@ def probe(store: ClipStore) -> dict:
         for first, second in PAIRS:
             both = np.isin(labels, [ACTION_NAMES.index(first), ACTION_NAMES.index(second)])
             pair_labels = (labels[both] == ACTION_NAMES.index(second)).astype(np.int64)
-            row[f"{first.split()[0]}/{second}"] = float((ridge_predictions(features[both], pair_labels, fold[both]) == pair_labels).mean())
+            row[f"{first.split()[0]}/{second}"] = float(
+                (ridge_predictions(features[both], pair_labels, fold[both]) == pair_labels).mean()
+            )
         table[name] = row
     stored = ("rgb, 8 frames", "flow", "audio", "imu", "boxes")
     any_right = np.stack([right[name] for name in stored]).any(0)
@@ -181,12 +189,13 @@ def show(result: dict) -> None:
     print("| features | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for name, row in result["table"].items():
-        print(f"| {name} | " + " | ".join(f"{row[column]:.2f}".lstrip("0") if row[column] < 1 else "1.00" for column in columns) + " |")
+        cells = [f"{row[column]:.2f}" for column in columns]
+        print(f"| {name} | " + " | ".join(cells) + " |")
     print(f"any of rgb (8 frames), flow, audio, imu, boxes right: {result['any_modality_right']:.3f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--store", type=Path, default=Path("clips/probe"))
     parser.add_argument("--num-clips", type=int, default=612)
     parser.add_argument("--workers", type=int, default=1)
@@ -195,7 +204,9 @@ def main() -> None:
     arguments = parser.parse_args()
     from egoloom.kitchen import make_store
 
-    store = make_store(arguments.store, num_clips=arguments.num_clips, seed=arguments.seed, num_workers=arguments.workers)
+    store = make_store(
+        arguments.store, num_clips=arguments.num_clips, seed=arguments.seed, num_workers=arguments.workers
+    )
     result = probe(store)
     show(result)
     if arguments.json:

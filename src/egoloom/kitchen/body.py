@@ -4,6 +4,8 @@ World axes: x along the counter to the person's right, y into the wall, z up; th
 Shape letters: T times, K rings.
 """
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,12 +71,12 @@ class Stance:
     ) -> None:  # fmt: skip
         self.person, self.right, self.left, self.gaze, self.rhythm = person, right, left, gaze, rhythm
         self.stand = np.array([*stand_xy, 0.53 * person.height])
-        self.sway = Unrest(rng, [0.006, 0.005, 0.002], 0.15, 0.7)
-        self.nod = Unrest(rng, [0.010, 0.014, 0.008], 0.2, 1.3)
+        self.sway = Unrest(rng, [0.010, 0.008, 0.003], 0.15, 0.9)
+        self.nod = Unrest(rng, [0.016, 0.020, 0.010], 0.2, 1.4)
         self.breath = Unrest(rng, [0.0025], 0.22, 0.33)
-        self.base_lean = float(rng.uniform(0.10, 0.20))
+        self.base_lean = float(rng.uniform(0.07, 0.24))
         self.tilt = float(rng.normal(0, 0.025))
-        self.mount_pitch = float(rng.normal(0.0, 0.035))
+        self.mount_pitch = float(np.clip(rng.normal(0.0, 0.07), -0.12, 0.12))
         self.reach = sum(person.arm_m) * 0.93
 
     def torso(self, times: Array) -> tuple[Array, Array]:
@@ -136,7 +138,9 @@ class Stance:
             way = wrist - rest
             far = np.sqrt((way**2).sum(-1, keepdims=True))
             shoulder = rest + way / far * 0.07 * np.clip(far / (upper + lower) - 0.55, 0, 0.6)
-            pole = apply(rotation, [0.75 * sign, -0.35, -0.85]) - 0.35 * hand_rotation[:, :, 1]
+            # The elbow hangs outwards, behind the hand, and rises with the back of the hand.
+            pole = apply(rotation, [0.75 * sign, -0.35, -0.85])
+            pole = pole - 0.6 * hand_rotation[:, :, 1] + 0.6 * hand_rotation[:, :, 2]
             elbow, wrist = _two_bones(shoulder, wrist, upper, lower, pole)
             chains.append((shoulder, elbow, wrist))
         return chains

@@ -1,6 +1,7 @@
 """A simulated detector: boxes of what is visible, with misses, jitter, confusions and false alarms."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from egoloom.kitchen.vocabulary import DETECTOR_CATEGORIES
 MIN_AREA_PX = 10
 # What a detector takes for what; drawn once per track.
 _LOOKALIKES = {
-    "mug": "bowl", "bowl": "plate", "plate": "bowl", "bottle": "mug", "carrot": "bread", "bread": "carrot", "pot": "bowl",
+    "mug": "bowl", "bowl": "plate", "plate": "bowl", "bottle": "mug", "carrot": "bread", "bread": "carrot",
+    "pot": "bowl",
     "knife": "spoon", "spoon": "knife", "sponge": "bread", "board": "plate", "apple": "mug", "drawer": "cupboard",
     "cupboard": "drawer", "tap": "spoon",
 }  # fmt: skip
@@ -31,11 +33,16 @@ class BoxTable:
     boxes: NDArray[np.float32]
     is_hand: NDArray[np.bool_]
 
-    def columns(self) -> dict[str, object]:
+    def columns(self) -> dict[str, Any]:
         """Returns the columns of the stored table."""
         names = ("x1", "y1", "x2", "y2")
         sides = {name: np.ascontiguousarray(self.boxes[:, k]) for k, name in enumerate(names)}
-        head = {"time_s": self.time_s, "track": self.track, "category": self.category, "score": self.score}
+        head: dict[str, Any] = {
+            "time_s": self.time_s,
+            "track": self.track,
+            "category": self.category,
+            "score": self.score,
+        }
         return head | sides | {"is_hand": self.is_hand}
 
 
@@ -98,7 +105,8 @@ def detect(
     rows += _false_alarms(rng, times_s, (width, height), noise.box_miss)
     rows.sort(key=lambda row: (row[0], row[1]))
     return BoxTable(
-        np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], np.int64), [row[2] for row in rows],
+        np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], np.int64),
+        [row[2] for row in rows],
         np.array([row[3] for row in rows], np.float32), np.array([row[4] for row in rows], np.float32).reshape(-1, 4),
         np.array([row[5] for row in rows], bool),
     )  # fmt: skip

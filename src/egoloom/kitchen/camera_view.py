@@ -3,6 +3,8 @@
 Shape letters: T frames, N vertices, F triangles, H rows, W columns.
 """
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +135,8 @@ class ViewRenderer:
         pose = np.tile(np.eye(4), (count, 1, 1))
         pose[:, :3, :3], pose[:, :3, 3] = rotation[:-1], position[:-1]
         self.out = Rendered(
-            np.empty((count, 3, h, w), np.uint8), np.empty((count, h, w), np.float32), np.empty((count, h, w), np.uint8),
+            np.empty((count, 3, h, w), np.uint8), np.empty((count, h, w), np.float32), np.empty((count, h, w),
+            np.uint8),
             np.empty((count, h, w, 2), np.float32), pose, lens.intrinsics,
         )  # fmt: skip
         self._now, self._next = np.empty_like(take.points[0]), np.empty_like(take.points[0])
@@ -143,7 +146,7 @@ class ViewRenderer:
         self._fine = np.full((h * scale, w * scale), -1, np.int32)
         self._image = np.empty((h, w, 3))
         self._blurred = np.empty((h, w, 3))
-        self._kept: tuple[Array, ...] | None = None
+        self._kept: tuple[np.ndarray, ...] | None = None
         _to_camera(take.points[0], rotation[0], position[0], self._next)
 
     def visibility(self, frame: int) -> None:

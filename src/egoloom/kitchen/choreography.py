@@ -1,5 +1,7 @@
 """How each action is done: hands, tools, hinges, water and the moments of contact, all as functions of time."""
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 from collections.abc import Callable
 
 import numpy as np
@@ -69,11 +71,14 @@ def drawer(stage: Stage) -> Performance:
     )
     place = (x, -0.05, DRAWER_Z[1])
     return Performance(
-        right, stage.rest("left", -0.62), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
-        focus=(x, -0.08, 0.80), gaze_hand_share=0.6, stand_xy=stage.stand(-0.06, -0.62), objects={"drawer": body}, drawer_m=opened,
+        right, stage.rest("left", -0.62), living_fingers(stage, fingers), living_fingers(stage, fingers_path([],
+        [hands.RELAXED])),
+        focus=(x, -0.08, 0.80), gaze_hand_share=0.6, stand_xy=stage.stand(-0.06, -0.62), objects={"drawer": body},
+        drawer_m=opened,
         events=[
             Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
-            Event(leave - 0.04, "drawer_stop", 0.45, place, "forward"), Event(touch + 0.06, "drawer_stop", 0.75, place, "reverse"),
+            Event(leave - 0.04, "drawer_stop", 0.45, place, "forward"), Event(touch + 0.06, "drawer_stop", 0.75,
+            place, "reverse"),
         ],
         loops=[Loop("slide", lambda times: window(times, touch + 0.06, leave, 0.15))],
     )  # fmt: skip
@@ -112,7 +117,8 @@ def cupboard(stage: Stage) -> Performance:
     )
     place = (stage.kitchen.prep_x, CUPBOARD_Y, 1.46)
     return Performance(
-        right, stage.rest("left", -0.60), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
+        right, stage.rest("left", -0.60), living_fingers(stage, fingers), living_fingers(stage, fingers_path([],
+        [hands.RELAXED])),
         focus=(stage.kitchen.prep_x, 0.25, 1.40), stand_xy=stage.stand(-0.10, -0.60), objects={"door": door},
         door_rad=angle, events=[
             Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
@@ -154,7 +160,8 @@ def tap(stage: Stage) -> Performance:
     )
     out = spout(stage.kitchen)
     return Performance(
-        right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([], [hands.RELAXED])),
+        right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([],
+        [hands.RELAXED])),
         focus=(stage.x, 0.28, 0.95), stand_xy=stage.stand(0.0, -0.22), objects={"lever": lever}, lever_rad=raised,
         tap_flow=flow, events=[
             Event(touch, "metal_click", 0.2, out, "forward"), Event(start, "metal_click", 0.3, out, "reverse"),
@@ -168,7 +175,7 @@ def _take(
     """Grasps something on the counter and brings it to the body."""
     place_things(stage, keep_centre=True)
     rng = stage.rng
-    begin, touch, leave, finish = _contact_times(stage)
+    begin, touch, _, finish = _contact_times(stage)
     spot = np.array([stage.x + rng.uniform(-0.04, 0.17), rng.uniform(0.20, 0.32), COUNTER_Z])
     goal = np.array([stage.x + rng.uniform(-0.02, 0.16), rng.uniform(-0.02, 0.06), COUNTER_Z + rng.uniform(0.14, 0.22)])
     turn = float(rng.uniform(-0.25, 0.25))
@@ -197,10 +204,12 @@ def _take(
     )
     sound = {"mug": "ceramic", "plate": "plate", "bottle": "bottle"}[name]
     return Performance(
-        right, stage.rest("left"), living_fingers(stage, path, 0.015), living_fingers(stage, fingers_path([], [hands.RELAXED])),
+        right, stage.rest("left"), living_fingers(stage, path, 0.015), living_fingers(stage, fingers_path([],
+        [hands.RELAXED])),
         focus=_point(0.6 * spot + 0.4 * goal), stand_xy=stage.stand(-0.03, -0.30), objects={name: carried},
         events=[
-            Event(touch + 0.10, sound, 0.30, _point(spot), "forward"), Event(touch + 0.10, sound, 0.60, _point(spot), "reverse"),
+            Event(touch + 0.10, sound, 0.30, _point(spot), "forward"), Event(touch + 0.10, sound, 0.60,
+            _point(spot), "reverse"),
         ],
     )  # fmt: skip
 
@@ -271,8 +280,10 @@ def pour(stage: Stage) -> Performance:
     )
     return Performance(
         held(bottle, grip), stage.alive(held(mug_pose, left_grip), 0.001),
-        living_fingers(stage, fingers_path([], [grip.fingers]), 0.01), living_fingers(stage, fingers_path([], [left_grip.fingers]), 0.01),
-        focus=_point(mug + [0.02, 0, 0.08]), stand_xy=stage.stand(0.02, -0.30), objects={"bottle_open": bottle, "mug": mug_pose},
+        living_fingers(stage, fingers_path([], [grip.fingers]), 0.01), living_fingers(stage, fingers_path([],
+        [left_grip.fingers]), 0.01),
+        focus=_point(mug + [0.02, 0, 0.08]), stand_xy=stage.stand(0.02, -0.30), objects={"bottle_open": bottle,
+        "mug": mug_pose},
         pour=water, loops=[Loop("pour", flow)], gaze_hand_share=0.25,
     )  # fmt: skip
 

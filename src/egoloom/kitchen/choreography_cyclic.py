@@ -1,15 +1,16 @@
 """Actions that repeat a stroke: cut, stir, wash, wipe."""
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 import numpy as np
 
 from egoloom.kitchen import hand as hands
 from egoloom.kitchen import props
 from egoloom.kitchen.geometry import Array, about_x, about_y, about_z, apply, multiply, rotation_from_axis, transpose
 from egoloom.kitchen.hand import Cylinder, grip_cylinder
-from egoloom.kitchen.motion import PoseFunction, Unrest, minimum_jerk, still
+from egoloom.kitchen.motion import PoseFunction, ScalarFunction, Unrest, minimum_jerk, still
 from egoloom.kitchen.room import COUNTER_Z, spout
 from egoloom.kitchen.stage import (
-    IDENTITY,
     Event,
     Loop,
     Performance,
@@ -74,14 +75,16 @@ def cut(stage: Stage, food: str) -> Performance:
         events = [Event(t, "board", float(rng.uniform(0.4, 0.7)), place) for t in chops if 0 < t < stage.duration_s]
     return Performance(
         held(blade, grip), left, living_fingers(stage, fingers_path([], [grip.fingers]), 0.01),
-        living_fingers(stage, fingers_path([], [hands.CLAW]), 0.04), focus=(float(rest[0]) + 0.02, float(rest[1]), 0.95),
+        living_fingers(stage, fingers_path([], [hands.CLAW]), 0.04), focus=(float(rest[0]) + 0.02, float(rest[1]),
+        0.95),
         stand_xy=stage.stand(0.0, -0.26), objects=objects, events=events, loops=loops, gaze_hand_share=0.1,
         rhythm=lambda times: np.sin(TWO_PI * (rate_hz * times + phase)) * (0.6 if bread else 1.0),
     )  # fmt: skip
 
 
 def _blade(
-    times: Array, rest: Array, first_x: float, span: float, height: float, rate_hz: float, phase: float, bread: bool, turn: float,
+    times: Array, rest: Array, first_x: float, span: float, height: float, rate_hz: float, phase: float,
+    bread: bool, turn: float,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Returns the knife: chops rock about the tip, saw strokes slide along the blade while it sinks."""
     cycle = times * rate_hz + phase
@@ -103,14 +106,16 @@ def _blade(
     return rotation, rest + apply(about_z(turn), local)
 
 
-def _holding_hand(stage: Stage, rest: Array, first_x: float, span: float, height: float, count: object) -> PoseFunction:
+def _holding_hand(
+    stage: Stage, rest: Array, first_x: float, span: float, height: float, count: ScalarFunction
+) -> PoseFunction:
     """Returns the left hand: a claw on the food that retreats before the blade."""
     unrest = Unrest(stage.rng, [0.002] * 3, 0.5, 2.0)
     rotation = rotation_from_axis((0.88, 0.20, -0.45), (0.42, 0.1, 0.90))
     scale = stage.person.hand_scale
 
     def pose(times: Array) -> tuple[Array, Array]:
-        x = first_x - span * np.asarray(count(times)) - 0.105  # type: ignore[operator]
+        x = first_x - span * count(times) - 0.105
         tips = rest + np.stack([x, np.zeros(len(times)), np.full(len(times), height + 0.004)], -1)
         # The middle finger's tip of a claw lies this far from the wrist, in the hand's frame.
         tip = hands.finger_joints(hands.CLAW, left=True)[2, 3] * scale
@@ -120,16 +125,16 @@ def _holding_hand(stage: Stage, rest: Array, first_x: float, span: float, height
 
 
 def _slice_pose(
-    rng: np.random.Generator, rest: Array, turn: float, order: int, span: float, count: object, bread: bool
+    rng: np.random.Generator, rest: Array, turn: float, order: int, span: float, count: ScalarFunction, bread: bool
 ) -> PoseFunction:
-    """Returns the pose of one piece: pieces right of the first cut lie loose, later ones fall when their cut is done."""
+    """Returns the pose of one piece: those right of the first cut lie loose, others fall when cut off."""
     shift = float(rng.uniform(0.004, 0.010)) + 0.004 * max(0, -order + 1)
     lean, spin = float(rng.uniform(0.2, 0.5)), float(rng.normal(0, 0.06))
     base = about_z(turn)
     tall = props.BREAD_SIZE[2] if bread else 2 * props.CARROT_RADIUS
 
     def pose(times: Array) -> tuple[Array, Array]:
-        done = np.asarray(count(times)) - order  # type: ignore[operator]
+        done = count(times) - order
         fall = minimum_jerk(done, -0.15, 0.25) if order > 0 else np.ones(len(times))
         pushed = np.clip(done, 0, 6) * 0.0025
         local = np.stack([fall * shift + pushed + fall * tall * 0.10, np.zeros(len(times)), np.zeros(len(times))], -1)
@@ -182,12 +187,14 @@ def stir(stage: Stage) -> Performance:
     scrapes = [t for t in np.arange(0.2, stage.duration_s, 1 / rate_hz) if rng.random() < 0.6]
     return Performance(
         held(spoon, grip), stage.alive(held(pot_pose, left_grip), 0.001),
-        living_fingers(stage, fingers_path([], [grip.fingers]), 0.01), living_fingers(stage, fingers_path([], [left_grip.fingers]), 0.01),
+        living_fingers(stage, fingers_path([], [grip.fingers]), 0.01), living_fingers(stage, fingers_path([],
+        [left_grip.fingers]), 0.01),
         focus=(float(pot[0]) + 0.02, float(pot[1]) - 0.02, 1.0), stand_xy=(float(pot[0]) + 0.02, stage.stand()[1]),
         objects={"spoon": spoon, "pot": pot_pose}, gaze_hand_share=0.15,
         rhythm=lambda times: 0.5 * np.sin(angle(times)),
         events=[Event(float(t), "pot_tick", 0.3, place) for t in scrapes],
-        loops=[Loop("fry", lambda times: np.full(len(times), 0.6)), Loop("scrape", lambda times: 0.5 + 0.5 * np.sin(angle(times)))],
+        loops=[Loop("fry", lambda times: np.full(len(times), 0.6)), Loop("scrape",
+        lambda times: 0.5 + 0.5 * np.sin(angle(times)))],
     )  # fmt: skip
 
 
@@ -226,12 +233,14 @@ def wash(stage: Stage) -> Performance:
     left_grip = grip_cylinder(rim, (0.80, 0.50, -0.12), (0.15, -0.35, 0.9), left=True, along=0.120, opposition=0.25)
     return Performance(
         held(rubbing, grip), held(plate, left_grip),
-        living_fingers(stage, fingers_path([], [grip.fingers]), 0.05), living_fingers(stage, fingers_path([], [left_grip.fingers]), 0.01),
+        living_fingers(stage, fingers_path([], [grip.fingers]), 0.05), living_fingers(stage, fingers_path([],
+        [left_grip.fingers]), 0.01),
         focus=(float(center[0]), float(center[1]), float(center[2])), stand_xy=stage.stand(0.0, -0.24),
         objects={"plate": plate, "sponge": rubbing}, tap_flow=lambda times: np.ones(len(times)), gaze_hand_share=0.1,
         tap_end_z=float(center[2]) + 0.01, lever_rad=lambda times: np.full(len(times), 0.75),
         rhythm=lambda times: 0.5 * np.sin(circle(times)),
-        loops=[Loop("water", lambda times: np.ones(len(times))), Loop("rub", lambda times: 0.5 + 0.5 * np.sin(circle(times)))],
+        loops=[Loop("water", lambda times: np.ones(len(times))), Loop("rub",
+        lambda times: 0.5 + 0.5 * np.sin(circle(times)))],
     )  # fmt: skip
 
 
@@ -265,11 +274,9 @@ def wipe(stage: Stage) -> Performance:
     place = (float(start[0]), float(start[1]), COUNTER_Z)
     return Performance(
         held(rag, grip), stage.rest("left"),
-        living_fingers(stage, fingers_path([], [grip.fingers]), 0.03), living_fingers(stage, fingers_path([], [hands.FLAT]), 0.03),
+        living_fingers(stage, fingers_path([], [grip.fingers]), 0.03), living_fingers(stage, fingers_path([],
+        [hands.FLAT]), 0.03),
         focus=place, stand_xy=stage.stand(0.0, -0.28), objects={"cloth": rag}, gaze_hand_share=0.25,
         rhythm=lambda times: 0.8 * np.cos(stroke(times)),
         loops=[Loop("wipe", lambda times: np.abs(np.cos(stroke(times))))],
     )  # fmt: skip
-
-
-__all__ = ["IDENTITY", "cut", "stir", "wash", "wipe"]

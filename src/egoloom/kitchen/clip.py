@@ -67,7 +67,8 @@ def render_clip(settings: KitchenSettings, index: int) -> KitchenClip:
     return KitchenClip(
         plan, ego, exo, take.times_s[:-1],
         make_audio(settings, take.performance, take.stance, clip_rng(settings, index, "audio")),
-        make_imu(settings, take.stance, take.performance, clip_rng(settings, index, "imu")), boxes, instances, take.performance.events,
+        make_imu(settings, take.stance, take.performance, clip_rng(settings, index, "imu")), boxes, instances,
+        take.performance.events,
     )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ Shape letters: T times, K rings, N vertices.
 import numpy as np
 
 from egoloom.kitchen.body import Person, Stance, forearm_hint
-from egoloom.kitchen.geometry import Array, apply, cross, normalize, transpose
+from egoloom.kitchen.geometry import Array, apply, cross, normalize
 from egoloom.kitchen.hand import HandMesh
-from egoloom.kitchen.materials import BOARDS, CHECKS, PLAIN, SKIN, Material, srgb
+from egoloom.kitchen.materials import BOARDS, CHECKS, PLAIN, SKIN, Material, color, srgb
 from egoloom.kitchen.meshes import Mesh, box, join, sphere
 from egoloom.kitchen.tubes import resample_chain, tube_points, tube_texture, tube_triangles
 
@@ -18,16 +18,16 @@ TORSO_SIDES, ARM_SIDES, LEG_SIDES = 18, 12, 10
 def person_palette(person: Person) -> dict[str, Material]:
     """Returns the materials of a participant."""
     skin = np.array(srgb(person.skin))
-    pinker = tuple(float(v) for v in skin * [1.02, 0.80, 0.76])
+    pinker = color(skin * [1.02, 0.80, 0.76])
     shirt = srgb(person.shirt)
-    lighter = tuple(float(v) for v in 0.55 * np.array(shirt) + 0.45)
+    lighter = color(0.55 * np.array(shirt) + 0.45)
     kind, scale = ((PLAIN, 1.0), (CHECKS, 22.0), (BOARDS, 26.0))[person.pattern]
-    nail = tuple(float(v) for v in 0.6 * skin + 0.4 * np.array([0.95, 0.72, 0.66]))
+    nail = color(0.6 * skin + 0.4 * np.array([0.95, 0.72, 0.66]))
     return {
-        "skin": Material(tuple(skin), pinker, SKIN, 60.0, specular=0.10, gloss=14, wrap=0.22),
+        "skin": Material(color(skin), pinker, SKIN, 60.0, specular=0.10, gloss=14, wrap=0.22),
         "nail": Material(nail, specular=0.35, gloss=30, wrap=0.2),
         "shirt": Material(shirt, lighter, kind, scale, specular=0.0, wrap=0.15),
-        "cuff": Material(tuple(0.75 * np.array(shirt)), specular=0.0, wrap=0.15),
+        "cuff": Material(color(0.75 * np.array(shirt)), specular=0.0, wrap=0.15),
         "trousers": Material(srgb(person.trousers), specular=0.0, wrap=0.15),
         "hair": Material(srgb(person.hair), specular=0.25, gloss=12, wrap=0.1),
         "shoes": Material(srgb("26211d"), specular=0.2),
@@ -35,7 +35,7 @@ def person_palette(person: Person) -> dict[str, Material]:
         "lens": Material(srgb("39424e"), specular=0.9, gloss=60),
         "eye": Material(srgb("f2efe9"), specular=0.5, gloss=50),
         "pupil": Material(srgb("1d1410"), specular=0.5, gloss=50),
-        "lip": Material(tuple(float(v) for v in skin * [0.85, 0.52, 0.5]), specular=0.1),
+        "lip": Material(color(skin * [0.85, 0.52, 0.5]), specular=0.1),
     }
 
 
@@ -89,7 +89,7 @@ class Figure:
             hand_rotation, wrist = pose(times)
             parts[f"arm_{name}"] = self._arm_points(arm, hand_rotation)
             key = f"hand_{name}"
-            parts[key] = self.hands[key].points(hand_rotation, wrist, fingers[key])
+            parts[key] = self.hands[key].points(hand_rotation, wrist, fingers[key], normalize(arm[2] - arm[1]))
         parts["head"] = eye[:, None] + apply(camera_rotation[:, None], self.head.points)
         return parts
 
@@ -232,8 +232,3 @@ def head_mesh(person: Person) -> Mesh:
         sphere((0.008, 0.008, 0.006), (0, -0.022, 0.0), "lens", 8, 5),
     ]
     return join(*parts)
-
-
-def camera_to_head(rotation: Array) -> Array:
-    """Returns the inverse of a camera rotation: world directions in the camera's frame."""
-    return transpose(rotation)

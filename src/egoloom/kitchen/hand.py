@@ -10,7 +10,7 @@ Shape letters: T times, J joints, K rings, S sides.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from egoloom.kitchen.geometry import Array, apply, cross, normalize, rotation_from_axis, transpose
 from egoloom.kitchen.meshes import Mesh
@@ -28,7 +28,8 @@ THUMB_BEND = np.array([0.80, 0.25, -0.55])
 THUMB_LENGTHS = np.array([0.046, 0.035, 0.029])
 THUMB_RADII = np.array([0.0165, 0.0128, 0.0110, 0.0088])
 PALM_Y = np.array([-0.040, -0.030, -0.012, 0.006, 0.030, 0.055, 0.078, 0.094, 0.1015])
-PALM_RADII = np.array([[0.0100, 0.0080], [0.0265, 0.0190], [0.0275, 0.0185], [0.0300, 0.0175], [0.0370, 0.0170], [0.0410, 0.0155],
+PALM_RADII = np.array([[0.0100, 0.0080], [0.0265, 0.0190], [0.0275, 0.0185], [0.0300, 0.0175], [0.0370, 0.0170],
+[0.0410, 0.0155],
                        [0.0420, 0.0135], [0.0385, 0.0105], [0.0250, 0.0040]])  # fmt: skip
 SIDES = 8
 PALM_SIDES = 12
@@ -88,8 +89,8 @@ def _distance(points: Array, center: Array, axis: Array, radius: float, half_len
     return outside + np.minimum(np.maximum(radial, axial), 0)
 
 
-def _first_contact(states: Array, shape: tuple, first_segment: int) -> Array:
-    """Returns per finger the first row of ``states [Q, 5, 3]`` that touches, judged from a segment on; Q - 1 if none."""
+def _first_contact(states: Array, shape: tuple, first_segment: int) -> NDArray[np.int64]:
+    """Returns per finger the last row of ``states [Q, 5, 3]`` before a touch of the given segment or a later one."""
     joints = finger_joints(states)[:, 1:]
     count = 3 - first_segment
     samples = [joints[:, :, first_segment + k] * (1 - s) + joints[:, :, first_segment + k + 1] * s
@@ -198,13 +199,16 @@ class HandMesh:
             points, points.copy(), np.concatenate(texture), np.concatenate(triangles), np.concatenate(group), material
         )
 
-    def points(self, rotation_T33: Array, wrist_T3: Array, state_T53: Array) -> Array:
-        """Returns skin points ``[T, N, 3]`` in world coordinates."""
+    def points(self, rotation_T33: Array, wrist_T3: Array, state_T53: Array, forearm_T3: Array) -> Array:
+        """Returns skin points ``[T, N, 3]`` in world coordinates; ``forearm_T3`` points from the elbow to the wrist."""
         joints = finger_joints(state_T53, left=self.left) * self.scale
         world = wrist_T3[:, None, None] + apply(rotation_T33[:, None, None], joints)
         side_T3, back_T3 = rotation_T33[:, :, 0], rotation_T33[:, :, 2]
         palm = np.stack([np.zeros_like(PALM_Y), PALM_Y, np.zeros_like(PALM_Y)], -1) * self.scale
         palm = wrist_T3[:, None] + apply(rotation_T33[:, None], palm)
+        # Behind the wrist the skin follows the forearm, so that a bent wrist stays closed.
+        behind = PALM_Y < 0
+        palm[:, behind] = wrist_T3[:, None] + forearm_T3[:, None] * (PALM_Y[behind] * self.scale)[None, :, None]
         parts = [tube_points(palm, PALM_RADII * self.scale, side_T3, PALM_SIDES)]
         for finger in range(5):
             chain = world[:, finger]

@@ -4,6 +4,8 @@ Axes are those of the ego camera (x right, y down, z forward), its position is t
 accelerometer reads (0, -9.81, 0): the specific force points up.
 """
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 PLAIN, WOOD, TILES, SPECKLE, BRUSHED, CHECKS, SKIN, CRUMB, BOARDS, PLASTER, STREAM, RINGS = range(12)
 
@@ -10,12 +11,21 @@ PLAIN, WOOD, TILES, SPECKLE, BRUSHED, CHECKS, SKIN, CRUMB, BOARDS, PLASTER, STRE
 SECOND, KIND, SCALE, SPECULAR, GLOSS, EMISSION, WRAP, NUM_COLUMNS = 3, 6, 7, 8, 9, 10, 11, 12
 
 
+Color = tuple[float, float, float]
+
+
+def color(values: ArrayLike) -> Color:
+    """Returns three numbers as a linear colour."""
+    red, green, blue = np.asarray(values, float)
+    return (float(red), float(green), float(blue))
+
+
 @dataclass(frozen=True)
 class Material:
     """Linear colours in 0..1, a texture kind with its frequency in 1/m, highlight, glow and light wrap (skin)."""
 
-    color: tuple[float, float, float]
-    second: tuple[float, float, float] | None = None
+    color: Color
+    second: Color | None = None
     kind: int = PLAIN
     scale: float = 1.0
     specular: float = 0.08

@@ -1,5 +1,6 @@
 """Small triangle meshes: boxes, lathes, tubes. Front faces wind counter-clockwise seen from outside."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,7 +101,7 @@ def _smooth_spans(profile: Array, crease_deg: float) -> list[tuple[int, int]]:
     steps = normalize(np.diff(profile, axis=0))
     turns = (steps[1:] * steps[:-1]).sum(-1) < np.cos(np.radians(crease_deg))
     cuts = [0, *[int(i) + 1 for i in np.flatnonzero(turns)], len(profile) - 1]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))
 
 
 def _lathe_span(profile: Array, angles: Array, material: str) -> Mesh:
@@ -122,7 +123,7 @@ def _lathe_span(profile: Array, angles: Array, material: str) -> Mesh:
 
 
 def grid_triangles(rows: int, cols: int, *, closed: bool) -> NDArray[np.int64]:
-    """Returns triangles over a grid of ``rows`` rings of ``cols`` points; ``closed`` joins the last column to the first.
+    """Returns triangles over ``rows`` rings of ``cols`` points; ``closed`` joins the last column to the first.
 
     Rings that run counter-clockwise seen against the direction from row to row give outward faces.
     """

@@ -4,6 +4,7 @@ A pose function maps times ``[T]`` in seconds to ``(rotation [T, 3, 3], position
 continuously differentiable, so that accelerations read by an IMU are finite.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ def chain(anchors: Sequence[Anchor]) -> PoseFunction:
 
     def pose(times: Array) -> tuple[Array, Array]:
         rotation, position = anchors[0].pose(times)
-        for before, anchor in zip(anchors[:-1], anchors[1:], strict=True):
+        for before, anchor in itertools.pairwise(anchors):
             share = minimum_jerk(times, before.leave_s, anchor.arrive_s)
             next_rotation, next_position = anchor.pose(times)
             rotation = interpolate_rotation(rotation, next_rotation, share)

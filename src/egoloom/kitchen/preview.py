@@ -1,6 +1,7 @@
 """Contact sheets: one strip per action, ego above exo, with the action's name."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,8 +23,8 @@ def strip(
     """Returns one take as a picture ``[H, W, 3]``: frames at equal steps, ego above exo."""
     clip = render_clip(settings, index)
     picked = np.linspace(0, settings.num_frames - 1, num_frames).round().astype(int)
-    ego = np.concatenate(list(clip.ego.rgb[picked].transpose(0, 2, 3, 1)), axis=1)
-    exo = np.concatenate(list(clip.exo.rgb[picked].transpose(0, 2, 3, 1)), axis=1)
+    ego: NDArray[np.uint8] = np.concatenate(list(clip.ego.rgb[picked].transpose(0, 2, 3, 1)), axis=1)
+    exo: Any = np.concatenate(list(clip.exo.rgb[picked].transpose(0, 2, 3, 1)), axis=1)
     if exo.shape[1] != ego.shape[1]:
         size = (ego.shape[1], round(exo.shape[0] * ego.shape[1] / exo.shape[1]))
         exo = cv2.resize(exo, size, interpolation=cv2.INTER_AREA)

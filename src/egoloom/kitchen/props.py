@@ -3,6 +3,8 @@
 Every mesh stands on z = 0 around its own origin, in metres.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from egoloom.kitchen.geometry import Array, about_x, about_y
@@ -21,7 +23,7 @@ CARROT_RADIUS, CARROT_LENGTH, CARROT_PIECES = 0.020, 0.25, 20
 BREAD_SIZE, BREAD_PIECES = (0.26, 0.100, 0.080), 13
 
 
-def bent_tube(points: list[tuple[float, float, float]], radius: float, material: str, sides: int = 8) -> Mesh:
+def bent_tube(points: Sequence[tuple[float, float, float]], radius: float, material: str, sides: int = 8) -> Mesh:
     """Returns a closed tube through points (in metres)."""
     centers = np.array([points])
     radii = np.full((len(points), 2), radius)
@@ -81,7 +83,8 @@ def bottle_open() -> Mesh:
 def pot() -> Mesh:
     """Returns a pot with two handles along x and stew in it."""
     r, h = POT_RADIUS, POT_HEIGHT
-    body = lathe([(0, 0), (r - 0.006, 0), (r, 0.008), (r, h), (r + 0.004, h + 0.002), (r - 0.004, h + 0.002), (r - 0.004, 0.070)],
+    body = lathe([(0, 0), (r - 0.006, 0), (r, 0.008), (r, h), (r + 0.004, h + 0.002), (r - 0.004, h + 0.002),
+    (r - 0.004, 0.070)],
                  "pot", 24)  # fmt: skip
     stew = lathe([(r - 0.004, 0.070), (0.06, 0.0715), (0, 0.0720)], "stew", 24)
     handles = [
@@ -189,7 +192,8 @@ def carrot_piece(index: int) -> Mesh:
 
 def carrot_leaves() -> Mesh:
     """Returns the green stub at the thick end of the carrot."""
-    stalks = [bent_tube([(-CARROT_LENGTH / 2, 0, CARROT_RADIUS), (-CARROT_LENGTH / 2 - 0.022, dy, CARROT_RADIUS + 0.012)], 0.003, "leaf", 5)
+    stalks = [bent_tube([(-CARROT_LENGTH / 2, 0, CARROT_RADIUS), (-CARROT_LENGTH / 2 - 0.022, dy,
+    CARROT_RADIUS + 0.012)], 0.003, "leaf", 5)
               for dy in (-0.008, 0.0, 0.008)]  # fmt: skip
     return join(*stalks)
 

@@ -3,6 +3,7 @@
 World axes: x along the counter, y into the wall, z up, metres; the counter's front edge is y = 0, the floor z = 0.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,8 +79,10 @@ def _palette(rng: np.random.Generator) -> dict[str, Material]:
         "front_edge": Material(_scaled(front, 0.55), specular=0.05),
         "carcass": Material(_scaled(front, 0.45), specular=0.02),
         "inside": Material(srgb("d8c6a2"), srgb("c2ab82"), looks.WOOD, 7.0, specular=0.03),
-        "counter": Material(top, _scaled(top, 0.62), stone, 55.0 if stone == looks.SPECKLE else 6.0, specular=0.22, gloss=40),
-        "tiles": Material(tile, _scaled(tile, 0.6), looks.TILES, float(rng.choice([6.7, 10.0, 13.0])), specular=0.2, gloss=30),
+        "counter": Material(top, _scaled(top, 0.62), stone, 55.0 if stone == looks.SPECKLE else 6.0, specular=0.22,
+        gloss=40),
+        "tiles": Material(tile, _scaled(tile, 0.6), looks.TILES, float(rng.choice([6.7, 10.0, 13.0])), specular=0.2,
+        gloss=30),
         "wall": Material(wall, _scaled(wall, 0.9), looks.PLASTER, 3.0, specular=0.0),
         "ceiling": Material(srgb("efeeea"), specular=0.0, casts=False),
         "floor": Material(floor, _scaled(floor, 0.5), looks.BOARDS, 8.0, specular=0.12),
@@ -90,7 +93,8 @@ def _palette(rng: np.random.Generator) -> dict[str, Material]:
         "frame_wood": Material(srgb("efece4"), specular=0.05),
         "hob": Material(srgb("1b1c1f"), specular=0.5, gloss=60),
         "ring": Material(srgb("6d3a34"), specular=0.1),
-        "art": Material(_pick(rng, "c5533b 3c6b86 d9a441"), _pick(rng, "efe6d2 21352f"), looks.PLASTER, 7.0, specular=0.0),
+        "art": Material(_pick(rng, "c5533b 3c6b86 d9a441"), _pick(rng, "efe6d2 21352f"), looks.PLASTER, 7.0,
+        specular=0.0),
         "table": Material(srgb("9b7450"), srgb("6e4e33"), looks.WOOD, 5.0),
         "fridge": Material(_pick(rng, "dfe2e4 9ba1a6 c94b42"), specular=0.3),
     }  # fmt: skip
@@ -122,8 +126,10 @@ def _prop_palette(rng: np.random.Generator, mug: tuple, plate: tuple) -> dict[st
         "leaf": Material(srgb("4d7a2c"), specular=0.05),
         "crust": Material(srgb("a9682f"), srgb("7c4519"), looks.CRUMB, 60.0, specular=0.04),
         "crumb": Material(srgb("f0ddb4"), srgb("dcc08b"), looks.CRUMB, 130.0, specular=0.0),
-        "cloth": Material(_pick(rng, "d8dde6 e3c24e 7fb0a0 d98a8a"), _pick(rng, "4f7fb5 b5504f f5f1e6"), looks.CHECKS, 34.0, specular=0.0),
-        "water": Material(srgb("e4f3ff"), srgb("9cc4e0"), looks.STREAM, 30.0, specular=0.8, emission=0.25, veil=True, casts=False),
+        "cloth": Material(_pick(rng, "d8dde6 e3c24e 7fb0a0 d98a8a"), _pick(rng, "4f7fb5 b5504f f5f1e6"),
+        looks.CHECKS, 34.0, specular=0.0),
+        "water": Material(srgb("e4f3ff"), srgb("9cc4e0"), looks.STREAM, 30.0, specular=0.8, emission=0.25,
+        veil=True, casts=False),
     }  # fmt: skip
 
 
@@ -147,8 +153,8 @@ def _room() -> Mesh:
     x0, y0, z0 = low
     x1, y1, z1 = high
 
-    def flat(corners: list, material: str, a: int, b: int) -> Mesh:
-        corners = np.array(corners, float)
+    def flat(outline: list, material: str, a: int, b: int) -> Mesh:
+        corners = np.array(outline, float)
         return quad(corners, material, np.stack([corners[:, a], corners[:, b], np.full(4, 0.31)], -1))
 
     return join(
@@ -187,7 +193,7 @@ def _cabinets(kitchen: Kitchen) -> Mesh:
             parts.append(box((low, 0.035, COUNTER_Z - SINK_DEPTH - 0.01), (high, SINK_Y[0] - 0.001, top), "carcass"))
         count = 3
         edges = np.linspace(low, high, count + 1)
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+        for left, right in itertools.pairwise(edges):
             parts.append(box((left + 0.006, 0.015, 0.105), (right - 0.006, 0.035, top - 0.006), "front"))
             x = right - 0.05 if left < kitchen.prep_x else left + 0.05
             parts.append(box((x - 0.006, -0.012, 0.62), (x + 0.006, 0.0, 0.80), "knob"))
@@ -309,7 +315,8 @@ def lever_pivot(kitchen: Kitchen) -> tuple[float, float, float]:
 
 def _tap(kitchen: Kitchen) -> Mesh:
     x, z = kitchen.sink_x, COUNTER_Z
-    arc = [(x, TAP_Y, z + 0.10), (x, TAP_Y, z + 0.20), (x, TAP_Y - 0.02, z + 0.245), (x, TAP_Y - 0.07, z + 0.27), (x, TAP_Y - 0.12, z + 0.262),
+    arc = [(x, TAP_Y, z + 0.10), (x, TAP_Y, z + 0.20), (x, TAP_Y - 0.02, z + 0.245), (x, TAP_Y - 0.07, z + 0.27),
+    (x, TAP_Y - 0.12, z + 0.262),
            (x, TAP_Y - 0.155, z + 0.232), (x, TAP_Y - 0.165, z + 0.18)]  # fmt: skip
     column = lathe(
         [(0.030, 0), (0.030, 0.008), (0.022, 0.014), (0.020, 0.165), (0.012, 0.172), (0, 0.172)], "chrome", 12

@@ -3,25 +3,28 @@
 Shape letters: T frames, N vertices, F triangles.
 """
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from egoloom.kitchen import props, room
-from egoloom.kitchen.body import Person, Stance, make_person
+from egoloom.kitchen.body import Stance, make_person
 from egoloom.kitchen.choreography import MOTIONS
 from egoloom.kitchen.figure import Figure, person_palette
-from egoloom.kitchen.geometry import Array, about_z, apply, normalize
-from egoloom.kitchen.materials import NUM_COLUMNS, Material
+from egoloom.kitchen.geometry import Array, about_x, about_y, apply, multiply, normalize
+from egoloom.kitchen.materials import Material
 from egoloom.kitchen.meshes import Mesh, join
 from egoloom.kitchen.motion import PoseFunction, Unrest
 from egoloom.kitchen.plan import ClipPlan, clip_rng
 from egoloom.kitchen.raster import vertex_normals
 from egoloom.kitchen.settings import KitchenSettings
 from egoloom.kitchen.stage import Performance, Stage
-from egoloom.kitchen.vocabulary import ACTIONS
+from egoloom.kitchen.vocabulary import ACTIONS, DETECTOR_CATEGORIES
 
 NOT_DETECTABLE = ""
 _CATEGORY_OF = {"hand_right": "hand", "hand_left": "hand", "door": "cupboard", "lever": "tap"}
@@ -111,7 +114,7 @@ def build_take(settings: KitchenSettings, plan: ClipPlan) -> Take:
 def reversed_performance(p: Performance, duration_s: float) -> Performance:
     """Returns the performance played backwards in time, with sounds that fit that direction."""
 
-    def back(function):
+    def back(function: Any) -> Any:
         return None if function is None else (lambda times: function(duration_s - times))
 
     events = [
@@ -150,7 +153,7 @@ def _add_kitchen(builder: _Builder, stage: Stage, p: Performance) -> None:
         builder.fixed("door", room.cupboard_door().moved(hinge))
     if "lever" not in p.objects:
         angle = 0.0 if p.lever_rad is None else -0.75
-        builder.fixed("lever", room.lever_mesh().moved(room.lever_pivot(stage.kitchen), _about_y(angle)))
+        builder.fixed("lever", room.lever_mesh().moved(room.lever_pivot(stage.kitchen), about_y(angle)))
     for name, (rotation, position) in stage.placed.items():
         if not {name, f"{name}_0", f"{name}_open"} & set(p.objects):
             builder.fixed(name, _prop_mesh(name).moved(position, rotation))
@@ -159,15 +162,7 @@ def _add_kitchen(builder: _Builder, stage: Stage, p: Performance) -> None:
         builder.fixed("spoon", props.spoon().moved(position + [0.03, 0.01, 0.08], _leaning()))
 
 
-def _about_y(angle: float) -> Array:
-    from egoloom.kitchen.geometry import about_y
-
-    return about_y(np.array(angle))
-
-
 def _leaning() -> Array:
-    from egoloom.kitchen.geometry import about_x, about_y, multiply
-
     return multiply(about_y(np.array(0.55)), about_x(np.array(0.25)))
 
 
@@ -249,7 +244,6 @@ def _assemble(
         at, groups = at + size, groups + int(mesh.group.max()) + 1
     material_F = np.concatenate([np.asarray(m, np.int64) for m in material])
     table = np.array([palette[name].row() for name in names])
-    assert table.shape[1] == NUM_COLUMNS
     return Take(
         builder.times_s, points, normals, np.concatenate([mesh.texture for _, mesh, _, _ in parts]),
         np.concatenate(triangles), material_F, np.concatenate(group), np.concatenate(instance), table,
@@ -264,8 +258,6 @@ def _instance_name(part: str) -> str:
 
 
 def _category(name: str) -> str:
-    from egoloom.kitchen.vocabulary import DETECTOR_CATEGORIES
-
     name = _CATEGORY_OF.get(name, _DETECTABLE_FIXED.get(name, name))
     return name if name in DETECTOR_CATEGORIES else NOT_DETECTABLE
 
@@ -281,6 +273,3 @@ def exo_camera(settings: KitchenSettings, take: Take, rng: np.random.Generator) 
     forward = normalize(target - position)
     right = normalize(np.cross(forward, [0, 0, 1.0]))
     return np.stack([right, np.cross(forward, right), forward], -1), position
-
-
-__all__ = ["Instance", "Take", "about_z", "build_take", "exo_camera", "Person"]

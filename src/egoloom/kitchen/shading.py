@@ -1,6 +1,6 @@
 """Light on visible surfaces: solid textures, key lamp with shadow map, sky light with ambient occlusion, highlights.
 
-Numba's cache knows a kernel by its own file only, so a kernel and all helpers that it compiles in live in this one file.
+Numba's cache knows a kernel by its own file only, so a kernel and all helpers that it compiles in live in one file.
 
 Shape letters: N vertices, F triangles, H rows, W columns.
 """

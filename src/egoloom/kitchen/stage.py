@@ -1,5 +1,7 @@
 """What a choreography works with: the station, where things stand, and the record of a performance."""
 
+# ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -111,7 +113,8 @@ SLOTS = (
 )  # fmt: skip
 # Half the width that a thing needs on the counter, in metres; the cutting board stands for what lies on it.
 FOOTPRINT_M = {
-    "mug": 0.065, "plate": 0.115, "bottle": 0.045, "bowl": 0.105, "apple": 0.045, "cloth": 0.115, "sponge": 0.07, "knife": 0.06,
+    "mug": 0.065, "plate": 0.115, "bottle": 0.045, "bowl": 0.105, "apple": 0.045, "cloth": 0.115, "sponge": 0.07,
+    "knife": 0.06,
 }  # fmt: skip
 
 
@@ -187,10 +190,11 @@ def living_fingers(stage: Stage, path: ScalarFunction, amplitude: float = 0.03) 
 
 
 def reach_and_return(
-    stage: Stage, start: PoseFunction, contact: PoseFunction, end: PoseFunction, times: tuple[float, float, float, float],
+    stage: Stage, start: PoseFunction, contact: PoseFunction, end: PoseFunction, times: tuple[float, float, float,
+    float],
     lift: float = 0.04,
 ) -> PoseFunction:  # fmt: skip
-    """Returns a hand that leaves ``start`` at times[0], holds ``contact`` from times[1] to times[2], ends at times[3]."""
+    """Returns a hand that leaves ``start``, holds ``contact`` and ends at ``end``: at the four times, in order."""
     begin, arrive, leave, finish = times
     return chain([
         Anchor(start, -1.0, begin),

@@ -73,7 +73,8 @@ def make_store(
 def open_store(path: Path | str, settings: KitchenSettings) -> ClipStore:
     """Returns the store with these settings, created if need be."""
     return ClipStore.create(
-        path, name="kitchen", source="kitchen", licence=LICENCE, is_simulated=True, label_spaces=LABEL_SPACES, splits=SPLITS,
+        path, name="kitchen", source="kitchen", licence=LICENCE, is_simulated=True, label_spaces=LABEL_SPACES,
+        splits=SPLITS,
         flow_bound_px=FLOW_BOUND_PX, extra={"settings": settings.model_dump_json()},
     )  # fmt: skip
 
@@ -181,7 +182,8 @@ def _clip_row(clip: KitchenClip, video: Video, view: str, present: frozenset[Mod
     plan = clip.plan
     label = plan.label
     return Clip(
-        video.video_id, video.video_id, f"P{plan.participant:02d}", view, plan.take_id, 0.0, video.duration_s, plan.split,
+        video.video_id, video.video_id, f"P{plan.participant:02d}", view, plan.take_id, 0.0, video.duration_s,
+        plan.split,
         verb=-1 if label < 0 else verb_index(label), noun=-1 if label < 0 else noun_index(label), action=label,
         narration="" if label < 0 else ACTION_NAMES[label], present=present,
         extra={"kitchen": f"K{plan.kitchen:02d}", "true_action": ACTION_NAMES[plan.action]},

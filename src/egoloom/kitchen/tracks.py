@@ -73,7 +73,7 @@ def _bank(rate_hz: int, size: int) -> NDArray[np.float32]:
 
 
 def monocular_depth(depth_THW: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Returns depth as a monocular network gives it: inverse depth up to scale and shift per frame, blurred, with holes.
+    """Returns depth as a monocular network gives it: affine errors of inverse depth per frame, blur and holes.
 
     The output is again metres-like (larger is farther), but each frame's inverse depth is ``a * (1 / depth) + b`` with
     its own a and b around those of the clip; edges bleed and 0 marks pixels without a value.
