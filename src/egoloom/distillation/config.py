@@ -29,4 +29,4 @@ class DistillationConfig(BaseModel):
     loss: DistillationLossConfig = DistillationLossConfig()
     use_cache: bool = True
     unlabelled_splits: tuple[str, ...] = ()
-    generated_weight: float = Field(1.0, ge=0)
+    generated_weight: float = Field(default=1.0, ge=0)

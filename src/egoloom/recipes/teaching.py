@@ -1,6 +1,5 @@
 """Teachers of a distilled run: loaded, checked, weighted on held-out clips, and heard once for every view."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.progress import track
 
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ViewKey, batches, entries_of
-from egoloom.clips.files import write_text
+from egoloom.distillation.holdout import write_weighting_split
 from egoloom.distillation.soft_labels import SoftLabelCache, SoftLabelInfo, build_view, view_fingerprint
 from egoloom.distillation.teachers import FittedEnsemble, ModuleTeacher, TeacherEnsemble
 from egoloom.errors import UserError
@@ -38,11 +37,9 @@ def build_ensemble(config: RunConfig, store: ClipStore, student: Recogniser, out
     dataset = ClipDataset(entries, _modalities(ensemble), config.view, is_training=False)
     logits, labels = judge(ensemble, dataset, batch_size=config.evaluation.batch_size)
     ensemble.fit(logits, labels, calibrate=teaching.calibrate_teachers).save(out / WEIGHTS_FILE)
+    reported = {clip.clip_id for split in config.data.report_splits for clip in store.select(split=split)}
     clip_ids = [entry.clip.clip_id for entry in entries]
-    write_text(
-        out / "weighting_split.json",
-        json.dumps({"purpose": "weights and temperatures of teachers", "clip_ids": clip_ids}, indent=1) + "\n",
-    )
+    write_weighting_split(out / "weighting_split.json", clip_ids, reported=reported)
     return ensemble
 
 
