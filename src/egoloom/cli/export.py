@@ -16,6 +16,7 @@ def export(
     split: str | None = None,
     num_parity_clips: int = 64,
     num_calibration_clips: int = 64,
+    dynamic_batch: bool | None = None,
     json: bool = False,
 ) -> None:
     """Exports a checkpoint and compares it with PyTorch on real clips; beyond the limits nothing is written.
@@ -29,6 +30,7 @@ def export(
         split: Split of the parity clips; default validation. int8 calibrates on the training split.
         num_parity_clips: At most this many clips are compared.
         num_calibration_clips: At most this many clips calibrate int8.
+        dynamic_batch: Insist on any batch size; refused where the target cannot.
         json: Print one JSON line instead.
     """
     from egoloom.deployment.export import export_student
@@ -39,7 +41,13 @@ def export(
         run, store, split, num_parity_clips, num_calibration_clips if precision == "int8" else 0
     )
     result = export_student(
-        run, out, target=target, precision=precision, parity_clips=parity, calibration_clips=calibration
+        run,
+        out,
+        target=target,
+        precision=precision,
+        parity_clips=parity,
+        calibration_clips=calibration,
+        dynamic_batch=dynamic_batch,
     )
     if json:
         print(json_format.dumps(result.to_dict()))

@@ -69,6 +69,7 @@ class Card(BaseModel):
     format_version: int = FORMAT_VERSION
     architecture: str = ""
     num_parameters: int = 0
+    gmacs_per_clip: float | None = None
     target: str = "onnx"
     precision: Precision = "fp32"
     dynamic_batch: bool = True

@@ -17,13 +17,13 @@ from egoloom import __version__
 from egoloom.clips.files import write_text
 from egoloom.deployment import parity as gate
 from egoloom.deployment.artefact import checkpoint_folder, is_checkpoint
-from egoloom.deployment.card import CARD_NAME, Card, Precision, StreamCard, training_card
-from egoloom.deployment.graph import Graph, clip_graph, step_graph, why_not_streaming
+from egoloom.deployment.card import CARD_NAME, Card, InputCard, Precision, StreamCard, training_card
+from egoloom.deployment.graph import Graph, affine_of, clip_graph, require_rgb, step_graph, why_not_streaming
 from egoloom.deployment.parity import LIMITS, Parity, ParityClips, ParityLimits
 from egoloom.deployment.runner import runner_source
 from egoloom.deployment.targets import Target, get_target
 from egoloom.errors import UserError
-from egoloom.models import Recogniser, num_parameters
+from egoloom.models import Recogniser, count_gmacs, num_parameters
 
 BATCH = 8
 NUM_TIMINGS = 15
@@ -68,6 +68,7 @@ def export_student(
     parity_clips: ParityClips | np.ndarray | None = None,
     calibration_clips: ParityClips | np.ndarray | None = None,
     limits: ParityLimits | None = None,
+    dynamic_batch: bool | None = None,
 ) -> ExportResult:
     """Writes a trained student for a device, if it says there what it says here.
 
@@ -80,6 +81,7 @@ def export_student(
             patterns, and the card says so.
         calibration_clips: Clips for int8; None takes the parity clips.
         limits: Of the gate; None takes those of the precision.
+        dynamic_batch: True insists on any batch size and fails where the target cannot; None takes what it can.
 
     Raises:
         UserError: If the checkpoint is none, the target cannot do this or is not installed, ``out`` holds something
@@ -88,6 +90,12 @@ def export_student(
     out, runtime_target = Path(out), get_target(target)
     runtime_target.require(to_export=True)
     runtime_target.check_precision(precision)
+    if dynamic_batch and not runtime_target.dynamic_batch:
+        raise UserError(
+            f"The target {target!r} runs one clip at a time; it cannot take any batch size",
+            allowed="dynamic batch: onnx, openvino, torch",
+            fix="leave out --dynamic-batch",
+        )
     _check_out(out, runtime_target)
     model, card = _open_checkpoint(Path(checkpoint), target, precision)
     clips = gate.as_parity_clips(parity_clips, card.input)
@@ -215,6 +223,7 @@ def _open_checkpoint(path: Path, target: str, precision: Precision) -> tuple[Rec
     from egoloom.models.pretrained import weights_hash
 
     model = Recogniser.from_pretrained(folder).eval()
+    require_rgb(model)
     fields = training_card(folder, model.heads)
     card = Card.model_validate(
         {
@@ -222,6 +231,7 @@ def _open_checkpoint(path: Path, target: str, precision: Precision) -> tuple[Rec
             "input": {**fields["input"], **_statistics(model)},
             "architecture": model.architecture,
             "num_parameters": num_parameters(model),
+            "gmacs_per_clip": _gmacs(model, fields["input"]),
             "target": target,
             "precision": precision,
             "dynamic_batch": get_target(target).dynamic_batch,
@@ -232,12 +242,18 @@ def _open_checkpoint(path: Path, target: str, precision: Precision) -> tuple[Rec
     return model, card
 
 
+def _gmacs(model: Recogniser, fields: dict) -> float:
+    size = InputCard.model_validate(fields)
+    frames = torch.zeros(1, size.num_frames, 3, size.size_px, size.size_px, dtype=torch.uint8)
+    return round(count_gmacs(model, {"rgb": frames}), 4)
+
+
 def _statistics(model: Recogniser) -> dict[str, list[float]]:
     normalise = getattr(model, "normalise", None)
     if normalise is None:
         return {}
-    offset, scale = (normalise.get_buffer(name).flatten() for name in ("offset", "scale"))
-    return {"mean": (offset / 255).tolist(), "std": (1 / (255 * scale)).tolist()}
+    scale, offset = affine_of(normalise)
+    return {"mean": (-offset / (255 * scale)).tolist(), "std": (1 / (255 * scale)).tolist()}
 
 
 def _check_out(out: Path, target: Target) -> None:

@@ -62,17 +62,25 @@ def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Conv2d:
 
 
 def _with_normalisation(convolution: nn.Module, normalise: FrameNormalisation) -> nn.Conv2d:
-    """W * ((x - offset) * scale) + b = (W scale) * x + (b - sum(W scale offset))."""
+    """W * (scale x + offset) + b = (W scale) * x + (b + sum(W offset))."""
     assert isinstance(convolution, nn.Conv2d)
     assert convolution.padding in ((0, 0), 0), "folding an offset needs a convolution without padding"
-    offset = normalise.get_buffer("offset").view(1, -1, 1, 1)
-    scale = normalise.get_buffer("scale").view(1, -1, 1, 1)
+    scale, offset = (values.double().view(1, -1, 1, 1) for values in affine_of(normalise))
     fresh = copy.deepcopy(convolution)
-    weight = convolution.weight.detach().double() * scale.double()
+    weight = convolution.weight.detach().double()
     bias = convolution.bias.detach().double() if convolution.bias is not None else 0.0
-    fresh.weight = nn.Parameter(weight.float())
-    fresh.bias = nn.Parameter((bias - (weight * offset.double()).sum(dim=(1, 2, 3))).float())
+    fresh.weight = nn.Parameter((weight * scale).float())
+    fresh.bias = nn.Parameter((bias + (weight * offset).sum(dim=(1, 2, 3))).float())
     return fresh
+
+
+@torch.no_grad()
+def affine_of(normalise: FrameNormalisation) -> tuple[Tensor, Tensor]:
+    """Returns scale and offset ``[C]`` of a normalisation, asked by example so that its inner form may change."""
+    num_channels = normalise.get_buffer("scale").numel()
+    black = normalise(torch.zeros(1, 1, num_channels, 1, 1)).flatten()
+    white = normalise(torch.full((1, 1, num_channels, 1, 1), 255.0)).flatten()
+    return (white - black) / 255.0, black
 
 
 class ClipGraph(nn.Module):
@@ -130,15 +138,20 @@ def clip_graph(
     Raises:
         UserError: If the network reads anything else than RGB.
     """
+    require_rgb(model)
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, card.num_frames, 3, card.size_px, card.size_px)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return Graph(ClipGraph(model, temperature).eval(), {"rgb": frames}, tuple(model.heads), model)
+
+
+def require_rgb(model: Recogniser) -> None:
+    """Raises UserError if a network reads anything else than RGB."""
     if tuple(model.input_modalities) != ("rgb",):
         raise UserError(
             f"Only RGB networks ship to devices; {model.architecture} reads {', '.join(model.input_modalities)}",
             fix="distil it into an RGB student: egoloom distill",
         )
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, card.num_frames, 3, card.size_px, card.size_px)
-    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return Graph(ClipGraph(model, temperature).eval(), {"rgb": frames}, tuple(model.heads), model)
 
 
 def why_not_streaming(model: Recogniser) -> str | None:

@@ -48,7 +48,11 @@ class OverlayWriter:
         if self._stream is not None and kind is None:
             self._container.mux(self._stream.encode())
         self._container.close()
-        self._atomic.__exit__(kind, error, trace)
+        if kind is None:
+            self._atomic.__exit__(None, None, None)
+        else:  # under another name: a closed pipe elsewhere is not a failure to write this file
+            abandoned = RuntimeError("the stream broke off")
+            self._atomic.__exit__(RuntimeError, abandoned, None)
 
     def write(
         self, time_s: float, frame_HWC: np.ndarray, log_probs: Mapping[str, np.ndarray], current: str | None

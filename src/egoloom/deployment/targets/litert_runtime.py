@@ -1,0 +1,77 @@
+"""LiteRT (formerly TensorFlow Lite) files, for Android and microcontrollers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from egoloom._optional import require_package
+from egoloom.deployment.card import Precision, read_card
+from egoloom.deployment.targets.base import Arrays, Runtime, Target
+from egoloom.errors import UserError
+
+if TYPE_CHECKING:
+    from egoloom.deployment.graph import Graph
+
+EXTRA = "litert"
+
+
+class LiteRtRuntime(Runtime):
+    """An interpreter; inputs and outputs go by position."""
+
+    def __init__(self, interpreter: Any, outputs: tuple[str, ...]) -> None:
+        self.interpreter = interpreter
+        self.outputs = outputs
+        self.inputs = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
+        self.results = sorted(interpreter.get_output_details(), key=lambda detail: _number(detail["name"]))
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Returns the outputs by name; the inputs must come in the order of the graph."""
+        for detail, value in zip(self.inputs, inputs.values(), strict=True):
+            self.interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
+        self.interpreter.invoke()
+        values = [self.interpreter.get_tensor(detail["index"]) for detail in self.results]
+        return dict(zip(self.outputs, values, strict=True))
+
+
+class LiteRtTarget(Target):
+    """fp32, one clip at a time. Its converter pins older libraries: it needs an environment of its own."""
+
+    name = "litert"
+    suffix = ".tflite"
+    modules = ("ai_edge_litert",)
+    export_modules = ("litert_torch",)
+    extra = EXTRA
+    install = "in an environment of its own: pip install litert-torch egoloom"
+    precisions = ("fp32",)
+    dynamic_batch = False
+
+    def convert(self, graph: "Graph", path: Path, precision: Precision, calibration: Sequence[Arrays]) -> None:
+        """Writes the graph as one ``.tflite`` file."""
+        litert_torch = require_package("litert_torch", extra=EXTRA, package="litert-torch")
+        litert_torch.convert(graph.module, tuple(graph.inputs.values())).export(str(path))
+
+    def load(self, path: Path, *, num_threads: int = 0) -> LiteRtRuntime:
+        """Returns an interpreter; see `Target.load`."""
+        module = require_package("ai_edge_litert.interpreter", extra=EXTRA, package="ai-edge-litert")
+        card = read_card(path.parent)
+        outputs = tuple(card.class_names)
+        if path.stem == "stream" and card.stream:
+            outputs += tuple(f"new_{name}" for name in card.stream.state_shapes)
+        try:
+            interpreter = module.Interpreter(str(path), num_threads=num_threads or None)
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a LiteRT model that this machine can run: {error}",
+                fix="egoloom export RUN --target litert",
+            ) from error
+        return LiteRtRuntime(interpreter, outputs)
+
+
+def _number(name: str) -> int:
+    """A tensor's position from its name: ``serving_default_args_3:0`` is 3, ``StatefulPartitionedCall:2`` is 2."""
+    head, _, port = name.rpartition(":")
+    digits = head.rsplit("_", 1)[-1]
+    return int(digits) if digits.isdigit() else int(port or 0)
