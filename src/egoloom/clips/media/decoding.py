@@ -180,8 +180,11 @@ class VideoReader:
         return ((frame.pts or 0) - self._start_pts) * self._time_base
 
     def _to_array(self, frame: av.VideoFrame) -> np.ndarray:
-        picture = self._reformatter.reformat(frame, format=self._format).to_ndarray()
         if self._format == "gray":
-            picture = picture[..., None]
+            # The luma plane as it is: a conversion would stretch the limited range and move the values.
+            plane = frame.planes[0]
+            picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width, None]
+        else:
+            picture = self._reformatter.reformat(frame, format=self._format, threads=1).to_ndarray()
         quarter_turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
         return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns else picture

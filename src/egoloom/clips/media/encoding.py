@@ -8,6 +8,7 @@ import av
 import numpy as np
 import torch
 from av.video.frame import PictureType
+from av.video.reformatter import ColorRange
 
 from egoloom.clips.files import atomic_path
 from egoloom.errors import UserError
@@ -131,6 +132,8 @@ def encode_frames(
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
+        if pixel_format == "gray":
+            stream.codec_context.color_range = ColorRange.JPEG
         stream.codec_context.thread_count = 1
         for frame in frames:
             frame.pts, frame.time_base = num_frames, 1 / fps
