@@ -18,13 +18,17 @@ class BackgroundConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    depth_tolerance: float = Field(0.03, gt=0, description="relative depth difference that still is the same surface")
-    dynamic_gap: float = Field(0.07, gt=0, description="relative step towards the camera that is a moving thing")
-    max_samples: int = Field(25, ge=1, description="frames that vote for the background depth")
-    min_support: float = Field(0.1, ge=0, le=1, description="least share of frames that must agree")
-    dilate_px: int = Field(5, ge=0, description="growth of the moving-thing mask")
-    mesh_step: float = Field(0.04, gt=0, description="relative bend of inverse depth at which a surface is cut")
-    edge_px: int = Field(2, ge=0, description="quads this near to a cut are dropped")
+    depth_tolerance: float = Field(
+        default=0.03, gt=0, description="relative depth difference that still is the same surface"
+    )
+    dynamic_gap: float = Field(
+        default=0.07, gt=0, description="relative step towards the camera that is a moving thing"
+    )
+    max_samples: int = Field(default=25, ge=1, description="frames that vote for the background depth")
+    min_support: float = Field(default=0.1, ge=0, le=1, description="least share of frames that must agree")
+    dilate_px: int = Field(default=5, ge=0, description="growth of the moving-thing mask")
+    mesh_step: float = Field(default=0.04, gt=0, description="relative bend of inverse depth at which a surface is cut")
+    edge_px: int = Field(default=2, ge=0, description="quads this near to a cut only hide")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +167,12 @@ def _fuse(frames_TCHW, depth_THW, skipped_THW, background_HW, tolerance):
 
 
 def connected_quads(depth_HW: np.ndarray, config: BackgroundConfig | None = None) -> np.ndarray:
-    """Which quads of neighbouring pixels lie on one surface, bool ``[H-1, W-1]``.
+    """What the quads between neighbouring pixels are, uint8 ``[H-1, W-1]``: 0 no surface, 1 surface, 2 only hides.
 
     Inverse depth is linear along an image line on any plane, also on a grazing one, so a surface is cut where a step of
     inverse depth exceeds the steps beside it by ``mesh_step`` of itself. The usual test, the range of depth in a
-    window, would cut floors away. Quads near a cut are dropped as well (``edge_px``): depth is a mixture there.
+    window, would cut floors away. Near a cut (``edge_px``) depth and colour are mixtures: such quads hide what lies
+    behind them, but are not drawn.
     """
     config = config or BackgroundConfig()
     known = depth_HW > 0
@@ -176,10 +181,12 @@ def connected_quads(depth_HW: np.ndarray, config: BackgroundConfig | None = None
     right = _continuous(inverse, 1, config.mesh_step)
     quads = known[:-1, :-1] & known[1:, :-1] & known[:-1, 1:] & known[1:, 1:]
     quads &= down[:, :-1] & down[:, 1:] & right[:-1] & right[1:]
+    state = quads.astype(np.uint8)
     if config.edge_px:
         size = 2 * config.edge_px + 1
-        quads = cv2.erode(quads.view(np.uint8), np.ones((size, size), np.uint8), borderValue=1).view(np.bool_)
-    return np.ascontiguousarray(quads)
+        inner = cv2.erode(state, np.ones((size, size), np.uint8), borderValue=1)
+        state = np.where(quads & (inner == 0), np.uint8(2), state)
+    return np.ascontiguousarray(state)
 
 
 def _continuous(inverse_HW: np.ndarray, axis: int, tolerance: float) -> np.ndarray:

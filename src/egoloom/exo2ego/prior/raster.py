@@ -11,11 +11,12 @@ NEAR_M = 0.05
 
 
 @njit(cache=True, nogil=True)
-def _draw_triangle(x, y, z, colour, weight, culled, out_colour, out_depth, out_weight):
+def _draw_triangle(x, y, z, colour, weight, culled, known, out_colour, out_depth, out_weight):
     """One triangle with linear interpolation in the image (its three corners are neighbours in the source grid)."""
     area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
-    if abs(area) < 1e-9 or (culled and area < 0):
+    if abs(area) < 1e-9:
         return
+    hidden = not known or (culled and area < 0)
     height, width = out_depth.shape
     x0 = max(0, int(np.ceil(min(x[0], x[1], x[2]))))
     x1 = min(width - 1, int(np.floor(max(x[0], x[1], x[2]))))
@@ -32,7 +33,7 @@ def _draw_triangle(x, y, z, colour, weight, culled, out_colour, out_depth, out_w
             depth = a * z[0] + b * z[1] + c * z[2]
             if depth < out_depth[row, column]:
                 out_depth[row, column] = depth
-                out_weight[row, column] = a * weight[0] + b * weight[1] + c * weight[2]
+                out_weight[row, column] = -1.0 if hidden else a * weight[0] + b * weight[1] + c * weight[2]
                 for channel in range(3):
                     out_colour[row, column, channel] = (
                         a * colour[0, channel] + b * colour[1, channel] + c * colour[2, channel]
@@ -48,11 +49,13 @@ def rasterise_grid(
     Args:
         pixels_RC2: Where the grid points fall in the target, float32.
         depth_RC: Their depth in the target camera; not positive where undefined.
-        quad_RC: Whether the quad with its top left corner here is one surface, ``[R-1, C-1]`` bool.
+        quad_RC: What the quad with its top left corner here is, uint8 ``[R-1, C-1]``: 0 no surface, 1 a surface, 2 a
+            surface of unknown colour, which only hides (weight -1).
         colour_RC3: uint8 colours.
         weight_RC: Confidence of the grid points, float32.
         max_edge_px: Longest side of a quad that is drawn; longer ones are stretched beyond use.
-        culled: Drop surfaces seen from behind (the source camera never saw that side).
+        culled: Surfaces seen from behind hide what lies behind them but have no colour: the source camera never saw
+            that side. They get the weight -1.
         out_colour: float32 ``[H, W, 3]``, changed in place.
         out_depth: float32 ``[H, W]``, infinity where empty, changed in place.
         out_weight: float32 ``[H, W]``, changed in place.
@@ -65,7 +68,7 @@ def rasterise_grid(
     corner_column = np.array([[0, 1, 0], [1, 1, 0]])
     for r in range(rows - 1):
         for c in range(columns - 1):
-            if not quad_RC[r, c]:
+            if quad_RC[r, c] == 0:
                 continue
             low_x = high_x = pixels_RC2[r, c, 0]
             low_y = high_y = pixels_RC2[r, c, 1]
@@ -89,7 +92,7 @@ def rasterise_grid(
                     weight[k] = weight_RC[i, j] * trust
                     for channel in range(3):
                         colour[k, channel] = colour_RC3[i, j, channel]
-                _draw_triangle(x, y, z, colour, weight, culled, out_colour, out_depth, out_weight)
+                _draw_triangle(x, y, z, colour, weight, culled, quad_RC[r, c] == 1, out_colour, out_depth, out_weight)
 
 
 @njit(cache=True, nogil=True)

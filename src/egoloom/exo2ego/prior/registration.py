@@ -62,7 +62,7 @@ def match_to_rendering(
         surface = make_surface(depth_HW, colour_HW3, ones, exo_camera, T_world_exo, scale, config)
         canvas = SurfaceCanvas(ego_camera.image_size)
         canvas.draw(surface, ego_camera, T_world_ego, config)
-        seen = np.isfinite(canvas.depth)
+        seen = np.isfinite(canvas.depth) & (canvas.weight >= 0)
         drawn = _features(np.clip(canvas.colour, 0, 255).astype(np.uint8), seen, 0.0)
         if drawn is None or real is None:
             continue

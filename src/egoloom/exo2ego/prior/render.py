@@ -3,7 +3,7 @@
 Shape letters: T time, C channels, H, W rows and columns (exo or ego as named), R, C rows and columns of a grid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from egoloom.cameras import Camera, as_pose, invert, transform_points
 from egoloom.errors import UserError
-from egoloom.exo2ego.prior.background import BackgroundConfig, clean_depth, connected_quads, fuse_background
+from egoloom.exo2ego.prior.background import Background, BackgroundConfig, clean_depth, connected_quads, fuse_background
 from egoloom.exo2ego.prior.raster import NEAR_M, rasterise_grid, splat_nearest
 from egoloom.exo2ego.prior.scale import ScaleConfig, ScaleEvidence, ScaleResult, solve_depth_scale
 
@@ -24,16 +24,19 @@ class PriorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    depth_scale: float | None = Field(None, gt=0, description="factor on depth; None solves it from the scene")
+    depth_scale: float | None = Field(default=None, gt=0, description="factor on depth; None solves it from the scene")
     scale: ScaleConfig = ScaleConfig()
     background: BackgroundConfig = BackgroundConfig()
-    include_dynamic: bool = Field(False, description="also draw what moves, from the depth of its own frame")
+    include_dynamic: bool = Field(default=False, description="also draw what moves, from the depth of its own frame")
+    colour: Literal["frame", "mean"] = Field(
+        default="frame", description="the frame's own light where the background is seen, or the clip's mean"
+    )
     surface: Literal["mesh", "splat"] = "mesh"
-    splat_radius_px: float = Field(2.5, ge=0)
-    max_edge_px: float = Field(64.0, gt=0, description="quads that grow larger than this are not drawn")
-    min_confidence: float = Field(0.0, ge=0, le=1, description="pixels below become holes")
-    wearer_radius_m: float = Field(0.35, ge=0, description="nothing this near to the ego camera is drawn")
-    num_keyframes: int = Field(8, ge=1, description="surfaces kept when the exo camera moves")
+    splat_radius_px: float = Field(default=2.5, ge=0)
+    max_edge_px: float = Field(default=64.0, gt=0, description="quads that grow larger than this are not drawn")
+    min_confidence: float = Field(default=0.0, ge=0, le=1, description="pixels below become holes")
+    wearer_radius_m: float = Field(default=0.35, ge=0, description="nothing this near to the ego camera is drawn")
+    num_keyframes: int = Field(default=8, ge=1, description="surfaces kept when the exo camera moves")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,49 +118,56 @@ def render_ego_prior(
     """
     config = config or PriorConfig()
     exo_poses, ego_poses = check_inputs(exo_frames_TCHW, depth_THW, exo_camera, T_world_exo, T_world_ego_T, dynamic_THW)
-    depth = clean_depth(depth_THW)
-    moving = exo_poses.ndim == 3
-    result: ScaleResult | None = None
+    clip = ExoClip(exo_frames_TCHW, clean_depth(depth_THW), dynamic_THW, exo_camera, exo_poses)
     background = None
-    if not moving:
-        background = fuse_background(exo_frames_TCHW, depth, dynamic_THW=dynamic_THW, config=config.background)
-        dynamic_THW = background.is_dynamic_THW
+    if not clip.is_moving:
+        background = fuse_background(clip.frames, clip.depth, dynamic_THW=dynamic_THW, config=config.background)
+        clip = replace(clip, dynamic=background.is_dynamic_THW)
+    result: ScaleResult | None = None
     if config.depth_scale is None:
-        static_depth = depth[0] if background is None else background.depth_HW
-        pose = exo_poses[0] if moving else exo_poses
         result = solve_depth_scale(
-            static_depth, depth, dynamic_THW, exo_camera, pose, ego_poses,
-            evidence=evidence, config=config.scale, colour_HW3=None if background is None else background.colour_HW3,
-            ego_camera=ego_camera,
+            clip.depth[0] if background is None else background.depth_HW, clip.depth, clip.dynamic, exo_camera,
+            clip.pose(0), ego_poses, evidence=evidence, config=config.scale,
+            colour_HW3=None if background is None else background.colour_HW3, ego_camera=ego_camera,
         )  # fmt: skip
-    scale = config.depth_scale if result is None else result.scale
-    if background is not None:
-        surfaces = [
-            make_surface(
-                background.depth_HW,
-                background.colour_HW3,
-                background.confidence_HW,
-                exo_camera,
-                exo_poses,
-                scale,
-                config,
-            )
-        ]
-    else:
-        surfaces = _keyframe_surfaces(exo_frames_TCHW, depth, dynamic_THW, exo_camera, exo_poses, scale, config)
-    return _render_frames(
-        surfaces,
-        exo_frames_TCHW,
-        depth,
-        dynamic_THW,
-        exo_camera,
-        exo_poses,
-        ego_camera,
-        ego_poses,
-        scale,
-        config,
-        result,
-    )
+    scale = 1.0 if result is None else result.scale
+    clip = replace(clip, scale=config.depth_scale or scale)
+    surfaces = _keyframe_surfaces(clip, config) if background is None else [_static_surface(clip, background, config)]
+    return _render_frames(surfaces, clip, ego_camera, ego_poses, config, result, background)
+
+
+@dataclass(frozen=True, eq=False)
+class ExoClip:
+    """Everything of the exo side, checked and cleaned."""
+
+    frames: np.ndarray
+    depth: np.ndarray
+    dynamic: np.ndarray | None
+    camera: Camera
+    poses: Tensor
+    scale: float = 1.0
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the camera has a pose per frame."""
+        return self.poses.ndim == 3
+
+    def pose(self, index: int) -> Tensor:
+        """``T_world_exo`` of a frame."""
+        return self.poses[index] if self.is_moving else self.poses
+
+    def surface(
+        self,
+        depth_HW: np.ndarray,
+        colour_HW3: np.ndarray,
+        confidence_HW: np.ndarray,
+        index: int,
+        config: PriorConfig,
+        keep_HW: np.ndarray | None = None,
+    ) -> Surface:
+        """Lifts a depth map of this camera into the world, with the clip's scale."""
+        pose = self.pose(index)
+        return make_surface(depth_HW, colour_HW3, confidence_HW, self.camera, pose, self.scale, config, keep_HW)
 
 
 def check_inputs(
@@ -219,27 +229,24 @@ def make_surface(
     known = np.where(valid.numpy(), depth_HW, np.float32(0))
     quads = connected_quads(known, config.background)
     if keep_HW is not None:
-        quads &= keep_HW[:-1, :-1] & keep_HW[1:, 1:] & keep_HW[:-1, 1:] & keep_HW[1:, :-1]
+        quads *= keep_HW[:-1, :-1] & keep_HW[1:, 1:] & keep_HW[:-1, 1:] & keep_HW[1:, :-1]
     return Surface(points.reshape(height, width, 3), quads, np.ascontiguousarray(colour_HW3), confidence_HW)
 
 
-def _keyframe_surfaces(
-    frames: np.ndarray,
-    depth: np.ndarray,
-    dynamic: np.ndarray | None,
-    camera: Camera,
-    poses: Tensor,
-    scale: float,
-    config: PriorConfig,
-) -> list[Surface]:
+def _static_surface(clip: ExoClip, background: Background, config: PriorConfig) -> Surface:
+    return clip.surface(background.depth_HW, background.colour_HW3, background.confidence_HW, 0, config)
+
+
+def _keyframe_surfaces(clip: ExoClip, config: PriorConfig) -> list[Surface]:
     """A moving exo camera cannot be fused per pixel: some of its frames are kept as surfaces of their own."""
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(config.num_keyframes, len(frames))).round().astype(int))
+    num_frames = len(clip.frames)
+    chosen = np.unique(np.linspace(0, num_frames - 1, min(config.num_keyframes, num_frames)).round().astype(int))
     surfaces = []
     for index in chosen:
-        confidence = (depth[index] > 0).astype(np.float32)
-        keep = None if dynamic is None else ~dynamic[index]
-        colour = frames[index].transpose(1, 2, 0)
-        surfaces.append(make_surface(depth[index], colour, confidence, camera, poses[index], scale, config, keep))
+        confidence = (clip.depth[index] > 0).astype(np.float32)
+        keep = None if clip.dynamic is None else ~clip.dynamic[index]
+        colour = clip.frames[index].transpose(1, 2, 0)
+        surfaces.append(clip.surface(clip.depth[index], colour, confidence, int(index), config, keep))
     return surfaces
 
 
@@ -272,7 +279,7 @@ class SurfaceCanvas:
 
     def _splat(self, surface: Surface, pixels: np.ndarray, z: np.ndarray, config: PriorConfig) -> None:
         used = np.zeros(z.shape, np.bool_)
-        used[:-1, :-1] = surface.quads_RC
+        used[:-1, :-1] = surface.quads_RC == 1
         index = np.full(self.depth.shape, -1, np.int32)
         kept = np.where(used, z, np.float32(0)).reshape(-1)
         splat_nearest(pixels.reshape(-1, 2), kept, np.float32(config.splat_radius_px), index, self.depth)
@@ -283,19 +290,15 @@ class SurfaceCanvas:
 
 def _render_frames(
     surfaces: list[Surface],
-    frames: np.ndarray,
-    depth: np.ndarray,
-    dynamic: np.ndarray | None,
-    exo_camera: Camera,
-    exo_poses: Tensor,
+    clip: ExoClip,
     ego_camera: Camera,
     ego_poses: Tensor,
-    scale: float,
     config: PriorConfig,
     result: ScaleResult | None,
+    background: Background | None,
 ) -> EgoPrior:
     width, height = ego_camera.image_size
-    num_frames = len(frames)
+    num_frames = len(clip.frames)
     pictures = np.zeros((num_frames, 3, height, width), np.uint8)
     holes = np.ones((num_frames, height, width), np.bool_)
     confidence = np.zeros((num_frames, height, width), np.float32)
@@ -303,34 +306,38 @@ def _render_frames(
     for index in range(num_frames):
         canvas = SurfaceCanvas(ego_camera.image_size)
         drawn = list(surfaces)
-        if config.include_dynamic and dynamic is not None and dynamic[index].any():
-            pose = exo_poses[index] if exo_poses.ndim == 3 else exo_poses
-            drawn.append(_dynamic_surface(frames[index], depth[index], dynamic[index], exo_camera, pose, scale, config))
+        if background is not None and config.colour == "frame":
+            drawn = [replace(surfaces[0], colour_RC3=_colour_now(clip, background, index, config))]
+        if config.include_dynamic and clip.dynamic is not None and clip.dynamic[index].any():
+            drawn.append(_dynamic_surface(clip, index, config))
         for surface in drawn:
             canvas.draw(surface, ego_camera, ego_poses[index], config)
-        seen = np.isfinite(canvas.depth) & (canvas.weight >= config.min_confidence)
+        seen = np.isfinite(canvas.depth) & (canvas.weight >= config.min_confidence)  # the weight is -1 on backs
         holes[index] = ~seen
         confidence[index] = np.where(seen, np.clip(canvas.weight, 0, 1), 0)
         depths[index] = np.where(seen, canvas.depth, 0)
         rounded = (np.clip(canvas.colour, 0, 255) + 0.5).astype(np.uint8)
         pictures[index] = np.where(seen[..., None], rounded, 0).transpose(2, 0, 1)
-    notes = _coverage_notes(holes)
     trust = 1.0 if result is None else result.confidence
-    return EgoPrior(pictures, holes, confidence, depths, float(scale), trust, result, notes)
+    return EgoPrior(pictures, holes, confidence, depths, float(clip.scale), trust, result, _coverage_notes(holes))
 
 
-def _dynamic_surface(
-    frame: np.ndarray,
-    depth: np.ndarray,
-    dynamic: np.ndarray,
-    camera: Camera,
-    pose: Tensor,
-    scale: float,
-    config: PriorConfig,
-) -> Surface:
-    grown = cv2.dilate(dynamic.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_)
-    confidence = np.full(depth.shape, 0.5, np.float32)
-    return make_surface(depth, frame.transpose(1, 2, 0), confidence, camera, pose, scale, config, grown)
+def _colour_now(clip: ExoClip, background: Background, index: int, config: PriorConfig) -> np.ndarray:
+    """The frame's own colours where it shows the background (light and shadows of now), means elsewhere."""
+    depth = clip.depth[index]
+    same = np.abs(depth - background.depth_HW) < config.background.depth_tolerance * background.depth_HW
+    if clip.dynamic is not None:
+        same &= ~clip.dynamic[index]
+    return np.where(same[..., None], clip.frames[index].transpose(1, 2, 0), background.colour_HW3)
+
+
+def _dynamic_surface(clip: ExoClip, index: int, config: PriorConfig) -> Surface:
+    """What moves in a frame, lifted with the depth of that frame."""
+    mask = np.zeros(clip.depth.shape[1:], np.bool_) if clip.dynamic is None else clip.dynamic[index]
+    grown = cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_)
+    confidence = np.full(mask.shape, 0.5, np.float32)
+    colour = clip.frames[index].transpose(1, 2, 0)
+    return clip.surface(clip.depth[index], colour, confidence, index, config, grown)
 
 
 def _coverage_notes(holes: np.ndarray) -> tuple[str, ...]:

@@ -22,12 +22,12 @@ class ScaleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    eye_height_m: float = Field(1.6, gt=0, description="of a standing adult, above the floor")
-    eye_height_sigma_m: float = Field(0.10, gt=0)
-    foot_sigma_m: float = Field(0.15, gt=0, description="error of a floor height read off somebody's feet")
-    head_sigma: float = Field(0.15, gt=0, description="relative error of depth on a moving head")
-    prior_sigma: float = Field(0.5, gt=0, description="how far metric depth may be off, in log scale")
-    tolerance: float = Field(0.10, gt=0, description="confidence = probability that the scale is within this")
+    eye_height_m: float = Field(default=1.6, gt=0, description="of a standing adult, above the floor")
+    eye_height_sigma_m: float = Field(default=0.10, gt=0)
+    foot_sigma_m: float = Field(default=0.15, gt=0, description="error of a floor height read off somebody's feet")
+    head_sigma: float = Field(default=0.15, gt=0, description="relative error of depth on a moving head")
+    prior_sigma: float = Field(default=0.5, gt=0, description="how far metric depth may be off, in log scale")
+    tolerance: float = Field(default=0.10, gt=0, description="confidence = probability that the scale is within this")
 
 
 @dataclass(frozen=True, eq=False)

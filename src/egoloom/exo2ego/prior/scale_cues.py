@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from egoloom.cameras import Camera, invert, rotate_vectors, transform_points
@@ -208,7 +208,7 @@ def _near_path(inputs: CueInputs, heights: np.ndarray, pixels: np.ndarray, path_
     footprints, _, seen = inputs.project_to_exo(path_N3)
     weight = np.ones(len(heights))
     if seen.any():
-        distance, _ = cKDTree(footprints[seen]).query(pixels)
+        distance, _ = KDTree(footprints[seen]).query(pixels)
         reach = 0.08 * inputs.static_depth_HW.shape[1]
         weight = np.exp(-0.5 * np.minimum(distance / reach, 6.0) ** 2) + 1e-6
     order = np.argsort(heights)
