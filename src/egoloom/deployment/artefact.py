@@ -155,6 +155,7 @@ def checkpoint_card(folder: Path, model) -> Card:
     return Card.model_validate(
         {
             "architecture": model.architecture,
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "target": "torch",
             **training_card(folder, model.heads),
         }

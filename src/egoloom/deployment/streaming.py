@@ -112,15 +112,17 @@ def stream_predictions(
     clock = FrameClock(size.seconds_between_frames, stream.window)
     previous: np.ndarray | None = None
     prepared: np.ndarray | None = None
+    last_s, interval_s = 0.0, 1.0 / 30
     for time_s, frame in frames:
         for tick_s in clock.ticks_before(time_s):
             assert previous is not None, "the first frame covers no earlier tick"
             prepared = square(previous, size.size_px) if prepared is None else prepared
             yield tick_s, stream.push(prepared), previous
-        previous, prepared = frame, None
-        last_s = time_s
-    if previous is not None:
-        for tick_s in clock.ticks_before(last_s + size.seconds_between_frames / 2):
+        if previous is not None:
+            interval_s = time_s - last_s
+        previous, prepared, last_s = frame, None, time_s
+    if previous is not None:  # the last frame is shown as long as the one before it
+        for tick_s in clock.ticks_before(last_s + interval_s):
             yield tick_s, stream.push(square(previous, size.size_px)), previous
 
 

@@ -1,0 +1,115 @@
+"""``egoloom bench``: measures what students cost and how good they are on this machine."""
+
+import json as json_format
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def bench(
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path | None = None,
+    store: Path | None = None,
+    split: str = "test",
+    max_clips: int = 200,
+    seconds: float = 2.0,
+    watts_per_core: float = 5.0,
+    all_targets: bool = True,
+    sweep: bool = False,
+    json: bool = False,
+) -> None:
+    """Measures latency, frames a second, memory, size, arithmetic and accuracy of students and teachers.
+
+    A checkpoint or run folder is measured as it is and exported to every installed target; artefacts are measured as
+    they are.
+
+    Args:
+        models: Checkpoint or run folders, artefact folders, .onnx files.
+        out: A run folder: report/bench.json (and sweep.json) are written there and its report is renewed.
+        store: Measures accuracy on a split of this store; default: the store of the first run.
+        split: Of the store.
+        max_clips: At most this many clips.
+        seconds: For how long each quantity is measured.
+        watts_per_core: For the energy estimate.
+        all_targets: Export checkpoints to every installed target; with --no-all-targets only PyTorch is measured.
+        sweep: Also measure checkpoints with fewer frames, other sizes and more views (needs a store).
+        json: Print one JSON line instead of a table.
+    """
+    from egoloom.deployment.bench import bench_model
+    from egoloom.deployment.bench_report import print_table, write_bench
+    from egoloom.deployment.run_inputs import store_of_run
+    from egoloom.errors import UserError
+
+    if not models:
+        raise UserError("There is no model to measure", fix="egoloom bench RUN")
+    store = store or next((found for found in map(store_of_run, models) if found), None)
+    if sweep and store is None:
+        raise UserError("A sweep needs labelled clips", fix="--store STORE")
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = _candidates(models, Path(folder), store, split, max_clips, all_targets)
+        rows = [
+            bench_model(path, name=name, seconds=seconds, watts_per_core=watts_per_core, clips=clips)
+            for name, path, clips in candidates
+        ]
+    swept = _sweep(models, store, split, max_clips) if sweep and store else []
+    if json:
+        print(json_format.dumps({"bench": [row.to_dict() for row in rows], "sweep": [row.to_dict() for row in swept]}))
+    else:
+        print_table(rows, swept)
+    if out is not None:
+        path = write_bench(out, rows, swept)
+        if not json:
+            print(f"Figures: {path}")
+    if not json:
+        print(
+            f"Next: egoloom report {out}" if out else "Next: egoloom bench ... --out RUN puts the plot into its report"
+        )
+
+
+def _candidates(models, folder: Path, store: Path | None, split: str, max_clips: int, all_targets: bool) -> list:
+    """Every (name, path, labelled clips) to measure; checkpoints are exported into ``folder``."""
+    from egoloom.deployment.artefact import checkpoint_folder, is_checkpoint, load_student
+    from egoloom.deployment.export import export_student
+    from egoloom.deployment.parity import parity_clips_from_store
+    from egoloom.deployment.targets import get_target, installed_targets
+    from egoloom.errors import UserError
+
+    found = []
+    for index, path in enumerate(models):
+        student = load_student(path)
+        clips = None
+        if store is not None:
+            clips = parity_clips_from_store(store, student.card.input, split=split, num_clips=max_clips)
+        label = path.resolve().name
+        if not path.is_dir() or not is_checkpoint(checkpoint_folder(path)):
+            found.append((f"{label} {student.card.precision}", path, clips))
+            continue
+        found.append((f"{label} pytorch", path, clips))
+        for target in installed_targets() if all_targets else []:
+            for precision in get_target(target).precisions:
+                if target == "torch" or precision == "fp16":
+                    continue
+                out = folder / f"{index}-{target}-{precision}"
+                try:
+                    export_student(path, out, target=target, precision=precision, parity_clips=clips)
+                except UserError as error:
+                    print(f"skipped {label} {target} {precision}: {str(error).splitlines()[0]}", file=sys.stderr)
+                    continue
+                found.append((f"{label} {target} {precision}", out, clips))
+    return found
+
+
+def _sweep(models, store: Path, split: str, max_clips: int) -> list:
+    from egoloom.deployment.artefact import checkpoint_folder, is_checkpoint
+    from egoloom.deployment.sweep import sweep
+
+    folders = {path.resolve().name: path for path in models if path.is_dir() and is_checkpoint(checkpoint_folder(path))}
+    return sweep(folders, store, split=split, max_clips=max_clips)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the verb."""
+    tyro.cli(bench, prog="egoloom bench", args=arguments)
