@@ -20,6 +20,7 @@ from egoloom.kitchen.room import (
     LEVER_TIP,
     door_handle,
     lever_pivot,
+    lever_turn,
     spout,
 )
 from egoloom.kitchen.stage import (
@@ -143,10 +144,10 @@ def tap(stage: Stage) -> Performance:
         return minimum_jerk(times, 0.5 * (start + end), end + 0.1)
 
     def lever(times: Array) -> tuple[Array, Array]:
-        return about_y(-raised(times)), np.broadcast_to(pivot, (len(times), 3))
+        return lever_turn(raised(times)), np.broadcast_to(pivot, (len(times), 3))
 
     def knob(times: Array) -> tuple[Array, Array]:
-        rotation = about_y(-raised(times))
+        rotation = lever_turn(raised(times))
         return about_y(-0.25 * raised(times)), pivot + apply(rotation, (LEVER_TIP, -0.014, 0.013))
 
     shape = Cylinder((0, 0, 0), (1, 0, 0), 0.011, 0.016)

@@ -32,7 +32,7 @@ def cut(stage: Stage, food: str) -> Performance:
     stage.placed["board"] = (about_z(rng.uniform(-0.08, 0.08)), board)
     top = board + [0, 0, props.BOARD[2]]
     other, bread = ("bread", False) if food == "carrot" else ("carrot", True)
-    if rng.random() < 0.7:
+    if rng.random() < 0.5:
         stage.placed[other] = (
             about_z(rng.uniform(-0.15, 0.15)),
             top + [rng.uniform(-0.05, 0.05), 0.075 if bread else 0.095, 0],

@@ -42,16 +42,20 @@ def first_index_of(settings: KitchenSettings, action: int, occurrence: int = 0) 
     return next(i for i in range(start, start + len(ACTION_NAMES)) if plan_clip(settings, i).action == action)
 
 
-def sheet(
-    settings: KitchenSettings, *, occurrence: int = 0, num_columns: int = 3, num_frames: int = NUM_STRIP_FRAMES
-) -> NDArray[np.uint8]:
-    """Returns all actions as one picture ``[H, W, 3]``."""
-    strips = [
-        strip(settings, first_index_of(settings, action, occurrence), num_frames=num_frames)
-        for action in range(len(ACTION_NAMES))
-    ]
-    rows = [np.concatenate(strips[k : k + num_columns], axis=1) for k in range(0, len(strips), num_columns)]
-    return np.concatenate([row for row in rows if row.shape[1] == rows[0].shape[1]])
+def all_strips(
+    settings: KitchenSettings, *, occurrence: int = 0, num_frames: int = NUM_STRIP_FRAMES
+) -> list[NDArray[np.uint8]]:
+    """Returns one strip per action, in class order."""
+    actions = range(len(ACTION_NAMES))
+    return [strip(settings, first_index_of(settings, a, occurrence), num_frames=num_frames) for a in actions]
+
+
+def sheet(strips: list[NDArray[np.uint8]], *, num_columns: int = 3) -> NDArray[np.uint8]:
+    """Returns strips of equal size as one picture ``[H, W, 3]``."""
+    blank = np.full_like(strips[0], 245)
+    padded = [*strips, *[blank] * (-len(strips) % num_columns)]
+    rows = [np.concatenate(padded[k : k + num_columns], axis=1) for k in range(0, len(padded), num_columns)]
+    return np.concatenate(rows)
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> Path:
@@ -63,8 +67,8 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> Path:
 
 def write_previews(folder: Path, settings: KitchenSettings) -> list[Path]:
     """Writes a sheet of all actions and one strip per action; returns the paths, the sheet first."""
-    paths = [write_picture(folder / "kitchen_actions.png", sheet(settings))]
-    for action, name in enumerate(ACTION_NAMES):
-        picture = strip(settings, first_index_of(settings, action))
+    strips = all_strips(settings)
+    paths = [write_picture(folder / "kitchen_actions.png", sheet(strips))]
+    for name, picture in zip(ACTION_NAMES, strips, strict=True):
         paths.append(write_picture(folder / f"kitchen_{name.replace(' ', '_')}.png", picture))
     return paths

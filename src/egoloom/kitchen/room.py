@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from egoloom.kitchen import materials as looks
+from egoloom.kitchen.geometry import Array, about_y, about_z, multiply
 from egoloom.kitchen.materials import Material, srgb
 from egoloom.kitchen.meshes import Mesh, box, cylinder, join, lathe, quad, sphere
 from egoloom.kitchen.props import bent_tube
@@ -20,6 +21,7 @@ DRAWER_HALF, DRAWER_Z = 0.26, (0.685, 0.845)
 CUPBOARD_Y, CUPBOARD_Z = 0.30, (1.44, 2.06)
 CUPBOARD_HALF = 0.21
 LEVER_TIP = 0.085
+LEVER_TURN_RAD = -0.65
 
 
 @dataclass(frozen=True)
@@ -324,8 +326,13 @@ def _tap(kitchen: Kitchen) -> Mesh:
     return join(column.moved((x, TAP_Y, z)), bent_tube(arc, 0.0115, "chrome", 8))
 
 
+def lever_turn(raised_rad: Array | float) -> Array:
+    """Returns the lever's rotation: it points to the right and towards the person, so that both sides see it."""
+    return multiply(about_z(LEVER_TURN_RAD), about_y(-np.asarray(raised_rad)))
+
+
 def lever_mesh() -> Mesh:
-    """Returns the tap's lever: pivot at the origin, closed it points to +x."""
+    """Returns the tap's lever: pivot at the origin, pointing to +x before :func:`lever_turn`."""
     stick = bent_tube([(-0.012, 0, 0), (0.02, 0, 0), (LEVER_TIP - 0.012, -0.012, 0.012)], 0.0075, "chrome", 8)
     return join(stick, sphere((0.017, 0.011, 0.011), (LEVER_TIP, -0.014, 0.013), "knob", 10, 6))
 

@@ -152,8 +152,8 @@ def _add_kitchen(builder: _Builder, stage: Stage, p: Performance) -> None:
         hinge = (stage.kitchen.prep_x + room.CUPBOARD_HALF - 0.003, room.CUPBOARD_Y, 0)
         builder.fixed("door", room.cupboard_door().moved(hinge))
     if "lever" not in p.objects:
-        angle = 0.0 if p.lever_rad is None else -0.75
-        builder.fixed("lever", room.lever_mesh().moved(room.lever_pivot(stage.kitchen), about_y(angle)))
+        raised = 0.0 if p.lever_rad is None else 0.75
+        builder.fixed("lever", room.lever_mesh().moved(room.lever_pivot(stage.kitchen), room.lever_turn(raised)))
     for name, (rotation, position) in stage.placed.items():
         if not {name, f"{name}_0", f"{name}_open"} & set(p.objects):
             builder.fixed(name, _prop_mesh(name).moved(position, rotation))
