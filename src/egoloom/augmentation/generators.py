@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from diffusers.utils import logging as diffusers_logging
+
 from egoloom.errors import UserError
 from egoloom.exo2ego.pipeline import EgoXPipeline
 
@@ -20,6 +22,9 @@ def load_generator(folder: Path) -> tuple[EgoXPipeline, str]:
             f"{folder} holds no generator: model_index.json is missing",
             fix="egoloom demo trains one into runs/demo/exo2ego/base",
         )
+    # The loader's own bars and remarks about annotations say nothing to a user.
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
     pipeline = EgoXPipeline.from_pretrained(folder)
     lora = folder.parent / LORA_FOLDER
     if lora.is_dir():

@@ -1,6 +1,7 @@
 """Entry point: finds the verb, loads only its file, and turns a user's mistake into a short message."""
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 
@@ -60,6 +61,8 @@ def run_verb(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``egoloom``."""
+    # Threads that spin while they wait starve one another on a shared machine; it must be said before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(overview())
