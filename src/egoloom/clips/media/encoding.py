@@ -128,7 +128,8 @@ def encode_frames(
     """
     num_frames = 0
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        options = {"crf": str(crf), "preset": preset, "g": str(GOP), "bf": "0"}
+        # fastdecode (no CABAC, no deblocking) halves the decoding time for a tenth more space.
+        options = {"crf": str(crf), "preset": preset, "tune": "fastdecode", "g": str(GOP), "bf": "0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format

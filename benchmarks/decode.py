@@ -1,0 +1,278 @@
+"""Random access to video: clips a CPU-second, ratios in one run, and what the codec itself would allow.
+
+    python benchmarks/decode.py [--source FILE] [--minutes 5] [--num-clips 60] [--memory]
+
+A clip is 16 frames, stride 4, cropped to 224 px, at a random moment of a 456x256 H.264 file. Compared are the
+long-GOP original (as cameras and data sets ship it) read with OpenCV, decord and torchcodec where they are installed
+and with EgoLoom; EgoLoom's own short-GOP store; the optional frame cache (JPEG shards); and the way of the reference
+repository (jpg frames as byte strings, decoded one by one with PIL; here from memory, which is kinder than HDF5). The
+limit is libavcodec decoding the same frames without converting them. Times are CPU time of this process, the best of
+three rounds, so that other work on the machine matters little.
+"""
+
+import argparse
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from egoloom.clips import Clip, ClipStore, Modality, Video
+from egoloom.clips.media import VideoReader
+from egoloom.clips.media.encoding import encode_frames
+from egoloom.clips.media.frame_cache import FrameCacheReader, index_path, write_frame_cache
+
+WIDTH, HEIGHT, FPS = 456, 256, 30
+NUM_FRAMES, STRIDE, CROP_PX = 16, 4, 224
+SPAN_S = ((NUM_FRAMES - 1) * STRIDE + 1) / FPS
+TOP, LEFT = (HEIGHT - CROP_PX) // 2, (WIDTH - CROP_PX) // 2
+FramesAt = Callable[[np.ndarray], np.ndarray]
+
+
+def synthetic_frames(num_frames: int) -> Iterator[np.ndarray]:
+    """A hand-held look around a textured scene with a moving thing and sensor noise, RGB."""
+    rng = np.random.default_rng(0)
+    scene = cv2.GaussianBlur(rng.uniform(0, 255, (HEIGHT * 4, WIDTH * 4, 3)).astype(np.float32), (0, 0), 4)
+    scene = (scene - scene.min()) / np.ptp(scene) * 255
+    scene += cv2.GaussianBlur(rng.normal(0, 40, scene.shape).astype(np.float32), (0, 0), 1)
+    scene = np.clip(scene, 0, 255).astype(np.uint8)
+    x, y, vx, vy = 300.0, 300.0, 0.0, 0.0
+    for number in range(num_frames):
+        vx, vy = 0.9 * vx + rng.normal(0, 0.8), 0.9 * vy + rng.normal(0, 0.8)
+        x, y = float(np.clip(x + vx, 0, 3 * WIDTH - 1)), float(np.clip(y + vy, 0, 3 * HEIGHT - 1))
+        frame = cv2.getRectSubPix(scene, (WIDTH, HEIGHT), (x + WIDTH / 2, y + HEIGHT / 2))
+        centre = (int(WIDTH / 2 + 120 * np.sin(number / 20)), int(HEIGHT / 2 + 60 * np.cos(number / 13)))
+        yield cv2.circle(frame, centre, 30, (number % 255, 80, 200), -1)
+
+
+def write_original(path: Path, frames: Iterator[np.ndarray]) -> None:
+    """x264's defaults: GOP 250, B-frames, CABAC."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "23"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def decoded(path: Path) -> Iterator[np.ndarray]:
+    """All frames of a video, RGB, 456x256."""
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.reformat(width=WIDTH, height=HEIGHT, format="rgb24").to_ndarray()
+
+
+def crop(frames_TCHW: np.ndarray) -> np.ndarray:
+    """Returns the centre crop as a contiguous array, as a batch needs it."""
+    return np.ascontiguousarray(frames_TCHW[:, :, TOP : TOP + CROP_PX, LEFT : LEFT + CROP_PX])
+
+
+def opencv_reader(path: Path) -> FramesAt:
+    """OpenCV: seek by frame number, grab what lies between, retrieve what is wanted."""
+    capture = cv2.VideoCapture(str(path))
+
+    def frames_at(times_s: np.ndarray) -> np.ndarray:
+        first = round(times_s[0] * FPS)
+        capture.set(cv2.CAP_PROP_POS_FRAMES, first)
+        frames = []
+        for number in range(round(times_s[-1] * FPS) - first + 1):
+            capture.grab()
+            if number % STRIDE == 0:
+                frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
+        return np.stack(frames).transpose(0, 3, 1, 2)
+
+    return frames_at
+
+
+def decord_reader(path: Path) -> FramesAt:
+    """decord on one thread."""
+    decord = importlib.import_module("decord")
+    reader = decord.VideoReader(str(path), num_threads=1)
+    return lambda times_s: reader.get_batch(np.round(times_s * FPS).astype(int).tolist()).asnumpy().transpose(0, 3, 1, 2)
+
+
+def torchcodec_reader(path: Path) -> FramesAt:
+    """torchcodec on one thread."""
+    decoders = importlib.import_module("torchcodec.decoders")
+    decoder = decoders.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact")
+    return lambda times_s: decoder.get_frames_played_at(times_s.tolist()).data.numpy()
+
+
+def pil_reader(encoded: list[bytes]) -> FramesAt:
+    """The reference repository's way: PIL opens one byte string after the other."""
+    pil = importlib.import_module("PIL.Image")
+
+    def frames_at(times_s: np.ndarray) -> np.ndarray:
+        numbers = np.round(times_s * FPS).astype(int)
+        frames = [np.asarray(pil.open(io.BytesIO(encoded[number])).convert("RGB")) for number in numbers]
+        return np.stack(frames).transpose(0, 3, 1, 2)
+
+    return frames_at
+
+
+def libavcodec_only(path: Path) -> FramesAt:
+    """The limit: decode the frames that a clip needs and convert none."""
+    container = av.open(str(path))
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"
+    time_base = float(stream.time_base or 1)
+
+    def frames_at(times_s: np.ndarray) -> np.ndarray:
+        container.seek(int(times_s[0] / time_base), stream=stream, backward=True)
+        for frame in container.decode(stream):
+            if (frame.pts or 0) * time_base >= times_s[-1] - 1e-4:
+                break
+        return np.empty((0, 3, HEIGHT, WIDTH), np.uint8)
+
+    return frames_at
+
+
+def clips_a_cpu_second(frames_at: FramesAt, starts_s: np.ndarray, num_rounds: int = 3) -> float:
+    """Returns the rate of the best round."""
+    offsets = np.arange(NUM_FRAMES) * STRIDE / FPS
+    best = 0.0
+    for _ in range(num_rounds):
+        begin = time.process_time()
+        for start_s in starts_s:
+            crop(frames_at(start_s + offsets))
+        best = max(best, len(starts_s) / (time.process_time() - begin))
+    return best
+
+
+def memory_of_loader(store_path: Path, num_clips: int) -> dict[str, float]:
+    """Reads clips with a DataLoader of two spawned workers; returns the memory of the workers at both ends."""
+    from torch.utils.data import DataLoader
+
+    from egoloom.clips.dataset import ClipDataset, collate, entries_of
+    from egoloom.clips.transforms import ViewConfig
+
+    store = ClipStore.open(store_path)
+    dataset = ClipDataset(
+        entries_of(store), [Modality.RGB], ViewConfig(num_frames=8, size_px=112), is_training=True, cache_bytes=0
+    )
+    keys = [(index % len(dataset), index) for index in range(num_clips)]
+    context = multiprocessing.get_context("spawn")
+    loader = DataLoader(
+        dataset, batch_size=8, sampler=keys, num_workers=2, collate_fn=collate, multiprocessing_context=context
+    )
+    sizes, begin = [], time.perf_counter()
+    for number, _ in enumerate(loader):
+        if number % 10 == 0:
+            sizes.append(sum(_resident_mb(child.pid) for child in multiprocessing.active_children()))
+    fifth = max(1, len(sizes) // 5)
+    return {
+        "num_clips": num_clips,
+        "worker_mb_first_fifth": round(float(np.mean(sizes[1 : fifth + 1])), 1),
+        "worker_mb_last_fifth": round(float(np.mean(sizes[-fifth - 1 : -1])), 1),
+        "clips_a_second": round(num_clips / (time.perf_counter() - begin), 1),
+        "parent_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def _resident_mb(pid: int | None) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except OSError:
+        return 0.0
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def run(source: Path | None, minutes: float, num_clips: int, folder: Path, *, memory: bool) -> dict:
+    """Builds the files and measures; returns everything as one dictionary."""
+    num_frames = round(minutes * 60 * FPS)
+    original = source or folder / "original.mp4"
+    if source is None:
+        write_original(original, synthetic_frames(num_frames))
+    store = ClipStore.create(folder / "store", name="bench", source="bench", splits=["train"])
+    short = store.media_path(Modality.RGB, "v")
+    num_frames = encode_frames(
+        short,
+        (av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p") for frame in decoded(original)),
+        (WIDTH, HEIGHT),
+        "yuv420p",
+        Fraction(FPS),
+    )
+    cache = folder / "v.jpegs"
+    write_frame_cache(cache, decoded(short), np.arange(num_frames) / FPS)
+    offsets, content = np.load(index_path(cache))["offsets"], cache.read_bytes()
+    jpegs = [content[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    starts_s = np.random.default_rng(1).uniform(0, num_frames / FPS - SPAN_S - 0.2, num_clips)
+    starts_s = np.round(starts_s * FPS) / FPS
+    ours = {path: VideoReader(path) for path in (original, short)}
+    readers: dict[str, Callable[[], FramesAt]] = {
+        "original, libavcodec only (limit)": lambda: libavcodec_only(original),
+        "original, EgoLoom": lambda: ours[original].frames_at,
+        "original, OpenCV": lambda: opencv_reader(original),
+        "original, decord": lambda: decord_reader(original),
+        "original, torchcodec": lambda: torchcodec_reader(original),
+        "store, libavcodec only (limit)": lambda: libavcodec_only(short),
+        "store, EgoLoom": lambda: ours[short].frames_at,
+        "frame cache, EgoLoom": lambda: FrameCacheReader(cache).frames_at,
+        "jpg byte strings, PIL (reference repository)": lambda: pil_reader(jpegs),
+    }
+    rates: dict[str, float | str] = {}
+    for name, make in readers.items():
+        try:
+            rates[name] = round(clips_a_cpu_second(make(), starts_s), 1)
+        except (ImportError, RuntimeError, OSError) as error:
+            rates[name] = f"not measured: {type(error).__name__}"
+        print(f"{name:48s} {rates[name]}", flush=True)
+    result = {"clips_a_cpu_second": rates, "ratios": _ratios(rates)}
+    result["megabytes"] = {
+        "original": round(original.stat().st_size / 1e6, 1),
+        "store": round(short.stat().st_size / 1e6, 1),
+        "frame cache": round((cache.stat().st_size + index_path(cache).stat().st_size) / 1e6, 1),
+        "jpg byte strings": round(sum(map(len, jpegs)) / 1e6, 1),
+    }
+    if memory:
+        duration_s = num_frames / FPS
+        video = Video("v", "media/rgb/v.mp4", Fraction(FPS), WIDTH, HEIGHT, num_frames, duration_s)
+        starts = np.arange(0, duration_s - 3, 3.0)
+        clips = [Clip(f"c{i}", "v", "", "ego", "", float(s), float(s + 3), "train") for i, s in enumerate(starts)]
+        store.append(videos=[video], clips=clips)
+        result["loader"] = memory_of_loader(store.path, 2000)
+    return result
+
+
+def _ratios(rates: dict[str, float | str]) -> dict[str, float]:
+    pairs = {
+        "original: EgoLoom / OpenCV": ("original, EgoLoom", "original, OpenCV"),
+        "original: EgoLoom / decord": ("original, EgoLoom", "original, decord"),
+        "original: EgoLoom / torchcodec": ("original, EgoLoom", "original, torchcodec"),
+        "store / original, both EgoLoom": ("store, EgoLoom", "original, EgoLoom"),
+        "frame cache / PIL": ("frame cache, EgoLoom", "jpg byte strings, PIL (reference repository)"),
+        "EgoLoom / limit, original": ("original, EgoLoom", "original, libavcodec only (limit)"),
+        "EgoLoom / limit, store": ("store, EgoLoom", "store, libavcodec only (limit)"),
+    }
+    ratios = {}
+    for name, (above, below) in pairs.items():
+        if isinstance(rates.get(above), float) and isinstance(rates.get(below), float):
+            ratios[name] = round(float(rates[above]) / float(rates[below]), 2)
+    return ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help="a long-GOP 456x256 H.264 file at 30 fps; default: a synthetic one")
+    parser.add_argument("--minutes", type=float, default=5.0, help="length of the synthetic file")
+    parser.add_argument("--num-clips", type=int, default=60)
+    parser.add_argument("--memory", action="store_true", help="also read 2,000 clips with two workers")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(options.source, options.minutes, options.num_clips, Path(folder), memory=options.memory)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

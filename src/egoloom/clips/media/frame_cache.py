@@ -1,0 +1,110 @@
+"""An optional cache of frames as JPEG shards: the fastest random access where disk is cheap.
+
+One shard a video: ``<name>.jpegs`` is the concatenation of the encoded frames, ``<name>.index.npz`` their offsets and times.
+Frames are read in place and decoded at once; ``simplejpeg`` is used where it is installed, OpenCV otherwise.
+"""
+
+import importlib
+import mmap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+
+from egoloom.clips.files import atomic_path
+from egoloom.clips.media.arrays import read_arrays, write_arrays
+from egoloom.errors import UserError
+
+JPEG_QUALITY = 85
+HALF_TICK_S = 1e-4
+
+
+def _simplejpeg() -> ModuleType | None:
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
+
+
+def write_frame_cache(
+    path: Path, frames_HWC: Iterable[np.ndarray], times_s: Sequence[float] | np.ndarray, *, quality: int = JPEG_QUALITY
+) -> None:
+    """Writes a shard; the index comes last, so that a shard with an index is complete.
+
+    Args:
+        path: Target, ``.jpegs``.
+        frames_HWC: RGB frames uint8 ``[H, W, 3]``.
+        times_s: Start of every frame, increasing.
+        quality: JPEG quality.
+
+    Raises:
+        UserError: If frames and times differ in number.
+    """
+    offsets = [0]
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        for frame in frames_HWC:
+            good, encoded = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+            if not good:
+                raise UserError(f"Cannot encode a frame of {path.stem} as JPEG")
+            offsets.append(offsets[-1] + handle.write(encoded.tobytes()))
+        if len(offsets) - 1 != len(times_s):
+            raise UserError(f"{path}: {len(offsets) - 1} frames for {len(times_s)} times")
+    index = {"offsets": np.array(offsets, np.int64), "times_s": np.asarray(times_s, np.float64)}
+    write_arrays(index_path(path), index)
+
+
+def index_path(path: Path) -> Path:
+    """Returns where the index of a shard lies."""
+    return path.with_suffix(".index.npz")
+
+
+class FrameCacheReader:
+    """Reads frames of one shard by their time, as ``VideoReader.frames_at`` does.
+
+    Args:
+        path: The ``.jpegs`` file.
+
+    Raises:
+        UserError: If the shard or its index is missing or they do not belong together.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        index = read_arrays(index_path(path))
+        self._offsets, self.times_s = index["offsets"], index["times_s"]
+        try:
+            with path.open("rb") as handle:
+                self._content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise UserError(f"Cannot read the frame cache {path}: {error}", fix="write the cache again") from error
+        if len(self._content) != self._offsets[-1] or len(self._offsets) != len(self.times_s) + 1:
+            raise UserError(f"The frame cache {path} and its index do not belong together", fix="write the cache again")
+        self._decoder = _simplejpeg()
+
+    def frames_at(self, times_s: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Returns the frames that are shown at these seconds, uint8 ``[T, 3, H, W]``."""
+        shown = np.searchsorted(self.times_s, np.asarray(times_s) + HALF_TICK_S, side="right") - 1
+        decoded: dict[int, np.ndarray] = {}
+        for index in np.clip(shown, 0, len(self.times_s) - 1).tolist():
+            if index not in decoded:
+                decoded[index] = self._decode(index)
+        frames = np.stack([decoded[index] for index in np.clip(shown, 0, len(self.times_s) - 1).tolist()])
+        return frames.transpose(0, 3, 1, 2)
+
+    def close(self) -> None:
+        """Releases the file."""
+        self._content.close()
+
+    def _decode(self, index: int) -> np.ndarray:
+        content = self._content[self._offsets[index] : self._offsets[index + 1]]
+        if self._decoder is not None:
+            try:
+                return self._decoder.decode_jpeg(content, colorspace="RGB", fastdct=True, fastupsample=True)
+            except ValueError as error:
+                raise UserError(f"Frame {index} of {self.path} is damaged: {error}") from error
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise UserError(f"Frame {index} of {self.path} is damaged", fix="write the cache again")
+        return picture
