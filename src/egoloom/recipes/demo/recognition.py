@@ -32,8 +32,9 @@ def label_run(config: DemoConfig, data: DemoData, model: str, options: dict[str,
         model=ModelConfig(name=model, options=options),
         view=VIEW,
         optimisation=OptimisationConfig(
-            epochs=config.recognition_epochs,
-            batch_size=16 if not data.is_real else 4,
+            # Nine real clips make two batches an epoch; they need more epochs to be learnt at all.
+            epochs=config.recognition_epochs * (3 if data.is_real else 1),
+            batch_size=4 if data.is_real else 16,
             learning_rate=4e-3,
             num_view_seeds=8,
             seed=config.seed,
