@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pytest
+
+from egoloom.cli.main import main, run_verb
+from egoloom.clips import Clip, ClipStore, Video
+from egoloom.clips.media import write_video
+from egoloom.deployment.bench import bench_model
+from egoloom.deployment.parity import parity_clips_from_store
+from egoloom.deployment.sweep import protocols, sweep
+from egoloom.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, moving_frames):
+    path = tmp_path_factory.mktemp("store") / "clips"
+    spaces = {
+        "verb": [f"v{i}" for i in range(5)],
+        "noun": [f"n{i}" for i in range(6)],
+        "action": [f"a{i}" for i in range(8)],
+    }
+    store = ClipStore.create(
+        path, name="square", source="test", licence="MIT", label_spaces=spaces, splits=["train", "validation", "test"]
+    )
+    videos, clips = [], []
+    for index in range(12):
+        name = f"video-{index}"
+        relative = f"media/rgb/{name}.mp4"
+        write_video(path / relative, moving_frames(15, 48, 64, seed=index), 15)
+        videos.append(Video(name, relative, 15, 64, 48, 15, 1.0))  # type: ignore[arg-type]
+        split = ("train", "validation", "test")[index % 3]
+        labels = {"verb": index % 5, "noun": index % 6, "action": index % 8}
+        clips.append(Clip(f"clip-{index}", name, "p", "ego", "", 0.0, 1.0, split, **labels))
+    store.append(videos=videos, clips=clips)
+    return path
+
+
+def test_parity_clips_are_what_the_network_sees(store, artefact):
+    from egoloom.deployment.card import read_card
+
+    clips = parity_clips_from_store(store, read_card(artefact).input, num_clips=3)
+    assert clips.frames.shape == (3, 4, 3, 32, 32)
+    assert clips.source == "square, split validation"
+    everything = parity_clips_from_store(store, read_card(artefact).input, split="test")
+    assert len(everything) == 4
+    assert set(everything.labels) == {"verb", "noun", "action"}
+    assert everything.labels["action"].tolist() == [2, 5, 0, 3]
+    with pytest.raises(UserError, match="no split"):
+        parity_clips_from_store(store, read_card(artefact).input, split="holiday")
+
+
+def test_bench_figures_are_plausible(artefact, store):
+    from egoloom.deployment.card import read_card
+
+    clips = parity_clips_from_store(store, read_card(artefact).input, split="test")
+    row = bench_model(artefact, seconds=0.05, clips=clips)
+    assert 0 < row.latency_ms <= row.latency_p95_ms
+    assert row.clips_per_s_one_thread > 5
+    assert row.stream_fps_one_thread is not None
+    assert row.stream_fps_one_thread > 5
+    assert 0 < row.startup_s < 60
+    assert 20 < row.peak_memory_mb < 2000
+    assert row.size_mb == pytest.approx((artefact / "model.onnx").stat().st_size / 1e6)
+    assert row.num_clips == 4
+    assert row.top1 is not None
+    assert 0 <= row.top1 <= 1
+    assert row.energy_mj_estimate > 0
+
+
+def test_single_file_does_not_stream(student_onnx):
+    assert bench_model(student_onnx, seconds=0.02).stream_fps_one_thread is None
+
+
+def test_sweep_varies_one_thing_at_a_time(checkpoint, store):
+    rows = sweep({"student": checkpoint}, store, split="test")
+    assert {(row.axis, row.num_frames, row.size_px, row.num_views) for row in rows} == set(protocols(4, 32))
+    assert {row.num_frames for row in rows if row.axis == "num_frames"} == {1, 2, 4}
+    own = {row.top1 for row in rows if (row.num_frames, row.size_px, row.num_views) == (4, 32, 1)}
+    assert len(own) == 1
+    assert all(row.num_clips == 4 for row in rows)
+
+
+def test_verb_writes_figures_into_the_report(artefact, store, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text('{"source": "test"}')
+    arguments = ["--store", str(store), "--seconds", "0.02", "--out", str(run)]
+    run_verb(["bench", str(artefact), str(artefact), *arguments])
+    rows = json.loads((run / "report" / "bench.json").read_text())
+    assert len(rows) == 2
+    assert np.isfinite(rows[0]["latency_ms"])
+    assert "Accuracy against latency" in (run / "report.html").read_text()
+    assert "estimate" in capsys.readouterr().out
+
+
+def test_bench_of_nothing(tmp_path, capsys):
+    for arguments, message in ((["bench"], "no model"), (["bench", str(tmp_path / "x")], "There is no model at")):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
