@@ -27,7 +27,9 @@ class BackgroundConfig(BaseModel):
     max_samples: int = Field(default=25, ge=1, description="frames that vote for the background depth")
     min_support: float = Field(default=0.1, ge=0, le=1, description="least share of frames that must agree")
     dilate_px: int = Field(default=5, ge=0, description="growth of the moving-thing mask")
-    mesh_step: float = Field(default=0.04, gt=0, description="relative bend of inverse depth at which a surface is cut")
+    mesh_step: float = Field(
+        default=0.025, gt=0, description="relative bend of inverse depth at which a surface is cut"
+    )
     edge_px: int = Field(default=2, ge=0, description="quads this near to a cut only hide")
 
 

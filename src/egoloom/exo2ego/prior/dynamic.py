@@ -4,6 +4,7 @@ Shape letters: T time, H, W rows and columns. All masks are bool ``[T, H, W]``, 
 """
 
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Protocol
 
 import cv2
@@ -69,5 +70,5 @@ def dynamic_from_video(frames_TCHW: np.ndarray, *, threshold_px: float = 0.7) ->
     grey = [cv2.cvtColor(np.ascontiguousarray(f.transpose(1, 2, 0)), cv2.COLOR_RGB2GRAY) for f in frames_TCHW]
     if len(grey) < 2:
         return np.zeros((len(grey), *grey[0].shape), bool)
-    flow = [solver.calc(first, second, None) for first, second in zip(grey, grey[1:], strict=False)]
+    flow = [solver.calc(first, second, None) for first, second in pairwise(grey)]
     return dynamic_from_flow(np.stack([*flow, flow[-1]]), threshold_px=threshold_px)
