@@ -31,16 +31,13 @@ def run(clip):
     """Log-probabilities of each head for frames [1, T, 3, H, W]."""
     values = METHOD.execute([torch.from_numpy(np.ascontiguousarray(clip))])
     return dict(zip(CARD["class_names"], [value.numpy() for value in values]))''',
-    "litert": '''MODEL = Interpreter(str(HERE / "{file}"))
-MODEL.allocate_tensors()
+    "litert": '''MODEL = Interpreter(str(HERE / "{file}")).get_signature_runner()
 
 
 def run(clip):
     """Log-probabilities of each head for frames [1, T, 3, H, W]."""
-    MODEL.set_tensor(MODEL.get_input_details()[0]["index"], clip)
-    MODEL.invoke()
-    outputs = sorted(MODEL.get_output_details(), key=lambda detail: detail["name"])
-    return dict(zip(CARD["class_names"], [MODEL.get_tensor(detail["index"]) for detail in outputs]))''',
+    values = MODEL(args_0=np.ascontiguousarray(clip))
+    return {{head: values[f"output_{{index}}"] for index, head in enumerate(CARD["class_names"])}}''',
     "torch": '''STUDENT = load_student(HERE)
 
 

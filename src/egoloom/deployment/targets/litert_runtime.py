@@ -21,18 +21,14 @@ class LiteRtRuntime(Runtime):
     """An interpreter; inputs and outputs go by position."""
 
     def __init__(self, interpreter: Any, outputs: tuple[str, ...]) -> None:
-        self.interpreter = interpreter
+        self.call = interpreter.get_signature_runner()
         self.outputs = outputs
-        self.inputs = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
-        self.results = sorted(interpreter.get_output_details(), key=lambda detail: _number(detail["name"]))
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Returns the outputs by name; the inputs must come in the order of the graph."""
-        for detail, value in zip(self.inputs, inputs.values(), strict=True):
-            self.interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
-        self.interpreter.invoke()
-        values = [self.interpreter.get_tensor(detail["index"]) for detail in self.results]
-        return dict(zip(self.outputs, values, strict=True))
+        arguments = {f"args_{index}": np.ascontiguousarray(value) for index, value in enumerate(inputs.values())}
+        results = self.call(**arguments)
+        return {name: results[f"output_{index}"] for index, name in enumerate(self.outputs)}
 
 
 class LiteRtTarget(Target):
@@ -68,10 +64,3 @@ class LiteRtTarget(Target):
                 fix="egoloom export RUN --target litert",
             ) from error
         return LiteRtRuntime(interpreter, outputs)
-
-
-def _number(name: str) -> int:
-    """A tensor's position from its name: ``serving_default_args_3:0`` is 3, ``StatefulPartitionedCall:2`` is 2."""
-    head, _, port = name.rpartition(":")
-    digits = head.rsplit("_", 1)[-1]
-    return int(digits) if digits.isdigit() else int(port or 0)
