@@ -144,7 +144,18 @@ class Camera(ABC):
         return torch.stack([x, y], -1)
 
     def rays(self, *, unit: bool = True, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-        """Rays ``[..., H, W, 3]`` of all pixels and their validity ``[..., H, W]``."""
+        """Rays ``[..., H, W, 3]`` of all pixels and their validity ``[..., H, W]``; kept for the next call."""
+        if self.params.requires_grad:
+            return self._cast_rays(unit, dtype)
+        if (unit, dtype) not in self._kept_rays:
+            self._kept_rays[unit, dtype] = self._cast_rays(unit, dtype)
+        return self._kept_rays[unit, dtype]
+
+    @cached_property
+    def _kept_rays(self) -> dict[tuple[bool, torch.dtype], tuple[Tensor, Tensor]]:
+        return {}
+
+    def _cast_rays(self, unit: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         width, height = self.image_size
         batch = self.params.shape[:-1]
         pixels = self.pixel_grid(dtype=dtype).reshape(-1, 2).expand(*batch, -1, -1)
@@ -260,8 +271,12 @@ class RadialPolynomial:
         with torch.no_grad():
             low, high = torch.zeros_like(radius), theta_max.expand_as(radius).clone()
             theta = torch.minimum(radius.detach(), high)
-            for _ in range(30):
+            settled = 8 * torch.finfo(radius.dtype).eps
+            reach = self(high)
+            for _ in range(40):
                 error = self(theta) - radius
+                if bool(((error.abs() <= settled * (1 + radius)) | (radius > reach)).all()):
+                    break
                 high, low = torch.where(error > 0, theta, high), torch.where(error > 0, low, theta)
                 newton = theta - error / self.derivative(theta).clamp_min(1e-12)
                 inside = (newton > low) & (newton < high)

@@ -174,8 +174,8 @@ def wearer_component(mask_HW: np.ndarray, head_px: np.ndarray, *, reach_px: floa
 def _up_facing_heights(inputs: CueInputs, up: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Depths below the exo camera (in depth units) and pixels of surfaces that face up."""
     depth = cv2.medianBlur(np.ascontiguousarray(inputs.static_depth_HW, np.float32), 5)
-    rays, _ = inputs.exo_camera.rays(unit=False, dtype=torch.float32)
-    points = rays.numpy() * depth[..., None]
+    rays, _ = inputs.exo_camera.rays(unit=False)
+    points = rays.float().numpy() * depth[..., None]
     up_exo = rotate_vectors(invert(inputs.T_world_exo), up[None])[0].float().numpy()
     gap = 3
     centre = points[gap:-gap:2, gap:-gap:2]
