@@ -68,6 +68,7 @@ def test_artefact_explains_itself(artefact):
     assert card.class_names["verb"][3] == "verb 3"
     assert card.parity["num_clips"] == 12
     assert card.parity["max_abs_diff"] < 1e-4
+    assert card.parity["stream_max_abs_diff"] < 1e-4
     assert card.licence_note == "made up"
     assert card.gmacs_per_clip is not None
     assert card.gmacs_per_clip > 0

@@ -21,6 +21,7 @@ from egoloom.deployment.card import CARD_NAME, Card, InputCard, Precision, Strea
 from egoloom.deployment.graph import Graph, affine_of, clip_graph, require_rgb, step_graph, why_not_streaming
 from egoloom.deployment.parity import LIMITS, Parity, ParityClips, ParityLimits
 from egoloom.deployment.runner import runner_source
+from egoloom.deployment.streaming import StudentStream
 from egoloom.deployment.targets import Target, get_target
 from egoloom.errors import UserError
 from egoloom.models import Recogniser, count_gmacs, num_parameters
@@ -137,6 +138,8 @@ def _build(
     expected = gate.run_in_batches(lambda frames: reference_log_probs(model, card, frames), clips.frames, BATCH)
     actual = gate.run_in_batches(lambda frames: runtime.run({"rgb": frames}), clips.frames, BATCH if batch > 1 else 1)
     parity = gate.compare(expected, actual, clips)
+    if wants_stream:
+        parity.stream_max_abs_diff = _stream_difference(card, target, folder, clips, expected)
     gate.check(parity, limits)
     latency_ms = median_ms(lambda: runtime.run({"rgb": clips.frames[:1]}))
     size_mb = sum(file.stat().st_size for file in folder.iterdir() if file.stem == "model") / 1e6
@@ -174,6 +177,20 @@ def _add_stream(model: Recogniser, card: Card, folder: Path, target: Target, cal
     shapes = {name: tuple(value.shape[1:]) for name, value in graph.inputs.items() if name != "frame"}
     files = {**card.files, "stream": path.name}
     return card.model_copy(update={"files": files, "stream": StreamCard(file=path.name, state_shapes=shapes)})
+
+
+def _stream_difference(
+    card: Card, target: Target, folder: Path, clips: ParityClips, expected: dict[str, np.ndarray]
+) -> float:
+    """Streams a few clips frame by frame from a cold start, which must end where PyTorch's whole clips end."""
+    stream = StudentStream(card, target.load(folder / card.files["stream"], num_threads=1))
+    worst = 0.0
+    for index in range(min(NUM_STEP_CLIPS, len(clips))):
+        stream.reset()
+        scores = [stream.push(frame_CHW) for frame_CHW in clips.frames[index]][-1]
+        differences = [np.abs(scores[head] - expected[head][index]).max() for head in expected]
+        worst = float(np.maximum(worst, np.max(differences)))  # NaN stays NaN
+    return worst
 
 
 @torch.inference_mode()

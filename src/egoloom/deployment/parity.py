@@ -75,6 +75,7 @@ class Parity:
     accuracy_torch: float | None = None
     ece: float | None = None
     ece_torch: float | None = None
+    stream_max_abs_diff: float | None = None
 
     @property
     def accuracy_loss(self) -> float | None:
@@ -118,6 +119,9 @@ def check(parity: Parity, limits: ParityLimits) -> None:
     broken = []
     if not parity.max_abs_diff <= limits.max_abs_diff:  # also catches NaN
         broken.append(f"log-probabilities differ by {parity.max_abs_diff:.3g} (limit {limits.max_abs_diff:g})")
+    streamed = parity.stream_max_abs_diff
+    if streamed is not None and not streamed <= limits.max_abs_diff:
+        broken.append(f"streamed log-probabilities differ by {streamed:.3g} (limit {limits.max_abs_diff:g})")
     if 1.0 - parity.top1_agreement > max(1.0 - limits.min_top1_agreement, 1.0 / parity.num_clips) + 1e-9:
         broken.append(f"top-1 agrees on {parity.top1_agreement:.1%} (limit {limits.min_top1_agreement:.1%})")
     loss = parity.accuracy_loss
