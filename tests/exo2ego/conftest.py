@@ -83,3 +83,57 @@ def pipeline(tiny_config: TinyConfig, sample: GeneratorSample):
     pipe = build_tiny_pipeline(tiny_config, vae=vae)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def wall_store(tmp_path_factory):
+    """A clip store of two takes of the wall: exo with depth and camera, ego with its trajectory."""
+    from fractions import Fraction
+
+    import numpy as np
+
+    from egoloom.cameras import PosedCamera, Trajectory
+    from egoloom.clips import Clip, ClipStore, Modality, Video
+    from egoloom.clips.media import write_arrays, write_video
+
+    path = tmp_path_factory.mktemp("wall") / "store"
+    store = ClipStore.create(
+        path, name="wall", source="test", licence="none", label_spaces={}, splits=["train", "test"]
+    )
+    size, frames, fps = 64, 9, Fraction(8)
+    times_s = np.arange(frames) / 8
+    for number in range(2):
+        clip = build_sample(frames, size, size, seed=number)
+        exo_camera = Pinhole([40.0, 40.0, size / 2, size / 2], (size, size))
+        ego_camera = Pinhole([40.0, 40.0, size / 2, size / 2], (size, size))
+        ego_poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
+        ego_poses[:, 0, 3] = torch.linspace(0.2, 0.5, frames, dtype=torch.float64)
+        ego_poses[:, 2, 3] = 0.8
+        still = PosedCamera(exo_camera, Trajectory.fixed(torch.eye(4, dtype=torch.float64)))
+        moving = PosedCamera(ego_camera, Trajectory(torch.from_numpy(times_s), ego_poses))
+        for view, posed, picture in (("exo", still, clip.exo_TCHW), ("ego", moving, clip.truth_TCHW)):
+            video_id = f"take{number}_{view}"
+            store.save_calibration(video_id, posed.to_dict())
+            write_video(store.media_path(Modality.RGB, video_id), picture.numpy(), fps)
+            present = {Modality.RGB}
+            if view == "exo":
+                depth = np.full((frames, size, size), DISTANCE_M, np.float16)
+                write_arrays(store.media_path(Modality.DEPTH, video_id), {"depth_m": depth, "times_s": times_s})
+                present.add(Modality.DEPTH)
+            video = Video(
+                video_id,
+                f"media/rgb/{video_id}.mp4",
+                fps,
+                size,
+                size,
+                frames,
+                frames / 8,
+                view,
+                f"take{number}",
+                video_id,
+            )
+            row = Clip(
+                video_id, video_id, "p", view, f"take{number}", 0.0, frames / 8, "train", present=frozenset(present)
+            )
+            store.append(videos=[video], clips=[row])
+    return path

@@ -104,14 +104,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.mean_D.copy_(mean)
         self.basis_ZD.copy_(basis)
         kept = variance.flip(0)[: self.config["z_dim"]].clamp_min(0)
-        self.register_to_config(latents_mean=[0.0] * len(kept), latents_std=_stable_std(kept))
+        # One scale for all channels: an error in latents is then an error in pixels, and fine detail, which has
+        # little variance, is decided at low noise, as in pixel diffusion. Whitened channels weigh noise like content.
+        scale = max(math.sqrt(float(kept.mean())), 1e-3)
+        self.register_to_config(latents_mean=[0.0] * len(kept), latents_std=[scale] * len(kept))
         return float(kept.sum() / variance.clamp_min(0).sum().clamp_min(1e-12))
-
-
-def _stable_std(variance: torch.Tensor) -> list[float]:
-    """Standard deviations with a floor, so that empty components are not blown up to unit noise."""
-    floor = 0.02 * math.sqrt(float(variance.max()))
-    return [max(math.sqrt(float(value)), floor) for value in variance]
 
 
 def is_causal_length(num_frames: int, time_stride: int) -> bool:

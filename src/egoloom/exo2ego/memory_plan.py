@@ -32,11 +32,11 @@ WAN_14B: dict[str, Any] = {
     "added_kv_proj_dim": 5120,
 }
 # UMT5-xxl and CLIP ViT-H/14 (vision) as the same repository uses them.
-UMT5_XXL = {
+UMT5_XXL: dict[str, Any] = {
     "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256384,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
-CLIP_VIT_H = {
+CLIP_VIT_H: dict[str, Any] = {
     "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
     "image_size": 224, "patch_size": 14,
 }  # fmt: skip
@@ -149,14 +149,14 @@ def transformer_activation_bytes(
 
     Phases of a block, each with the residual stream alive: normalisation in float32; rotation of the keys while
     queries and values wait (products with the float32 tables are float32); attention with its output and the mask of
-    its mode; the two wide tensors around the activation function.
+    its mode; the two wide tensors around the activation function, with the result of the cross-attention before it.
     """
     tokens, ego = layout.num_tokens, layout.num_ego_tokens
     width = config["num_attention_heads"] * config["attention_head_dim"]
     normalise = width * (element + 3 * 4)
     rotate = width * (5 * element + 2 * 4)
     attention = width * (6 * element)
-    feed_forward = 2 * width * element + 2 * config["ffn_dim"] * element
+    feed_forward = 3 * width * element + 2 * config["ffn_dim"] * element
     mask_rows = {"blocks": min(MAX_BLOCK_ROWS, layout.ego_tokens_per_frame), "cached": ego}.get(mode, 0)
     mask = mask_rows * tokens * element
     # The exo rows' result lives beside the whole output until it is copied.

@@ -20,7 +20,6 @@ from egoloom.errors import UserError
 from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance, GuidanceMode, check_mode
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.conditioning import (
-    ExoMask,
     canvas_mask,
     condition,
     join_views,
@@ -30,8 +29,8 @@ from egoloom.exo2ego.conditioning import (
 from egoloom.exo2ego.latents import decode_video, encode_video, latent_strides
 from egoloom.exo2ego.layout import CanvasLayout
 from egoloom.exo2ego.lora import LoraReport, LoraWeights, load_lora
-from egoloom.exo2ego.prediction import Prediction, ego_velocity
-from egoloom.exo2ego.samples import GeneratorSample
+from egoloom.exo2ego.prediction import ego_velocity
+from egoloom.exo2ego.samples import GeneratorSample, fill_holes
 from egoloom.exo2ego.schedule import set_noise_levels
 from egoloom.exo2ego.text import embed_texts
 from egoloom.exo2ego.wan import load_wan_components
@@ -85,6 +84,8 @@ class EgoXPipeline(DiffusionPipeline):
         prediction: What the network's output means.
         exo_mask: Which exo latents the mask marks as given; published weights want ``first_frame``.
         use_hole_mask: Fills the mask of the ego columns with the prior's coverage (ours; published weights want False).
+        fill_prior_holes: Closes holes of the prior with surrounding colour before coding (ours; sharp black edges cost
+            a small autoencoder and network much; published weights want False).
         sample_latents: Draws latents from the autoencoder's posterior, as the reference does, instead of its mode.
         text_length: Text tokens; Wan models with image conditioning want 512.
     """
@@ -103,9 +104,10 @@ class EgoXPipeline(DiffusionPipeline):
         text_encoder: Any = None,
         image_processor: Any = None,
         image_encoder: Any = None,
-        prediction: Prediction = "velocity",
-        exo_mask: ExoMask = "first_frame",
+        prediction: str = "velocity",
+        exo_mask: str = "first_frame",
         use_hole_mask: bool = False,
+        fill_prior_holes: bool = False,
         sample_latents: bool = False,
         text_length: int = 512,
     ) -> None:
@@ -124,6 +126,7 @@ class EgoXPipeline(DiffusionPipeline):
             prediction=prediction,
             exo_mask=exo_mask,
             use_hole_mask=use_hole_mask,
+            fill_prior_holes=fill_prior_holes,
             sample_latents=sample_latents,
             text_length=text_length,
         )
@@ -147,7 +150,10 @@ class EgoXPipeline(DiffusionPipeline):
         self._check_sizes(samples)
         draw = {"sample": self.config["sample_latents"], "generator": generator}
         exo = encode_video(self.vae, torch.stack([sample.exo_TCHW for sample in samples]), **draw)
-        prior = encode_video(self.vae, torch.stack([sample.prior_TCHW for sample in samples]), **draw)
+        priors = [sample.prior_TCHW for sample in samples]
+        if self.config["fill_prior_holes"]:
+            priors = [fill_holes(sample.prior_TCHW, sample.hole_THW) for sample in samples]  # type: ignore[arg-type]
+        prior = encode_video(self.vae, torch.stack(priors), **draw)
         return self.prepare_latents(samples, exo, prior)
 
     def prepare_latents(

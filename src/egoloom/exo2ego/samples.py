@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import avg_pool2d, interpolate
 
 from egoloom.errors import UserError
 from egoloom.exo2ego.geometry import ClipGeometry
@@ -104,6 +105,33 @@ class GeneratorSample:
             hole_THW=None if self.hole_THW is None else self.hole_THW[start:stop],
             geometry=None if self.geometry is None else self.geometry.window(first, last + 1),
         )
+
+
+def fill_holes(frames_TCHW: torch.Tensor, hole_THW: torch.Tensor) -> torch.Tensor:
+    """Returns frames whose holes carry the colours around them, averaged up a pyramid and brought back down.
+
+    Args:
+        frames_TCHW: RGB ``uint8``.
+        hole_THW: True where nothing is known; a frame without any known pixel becomes mid-grey.
+    """
+    weight = (~hole_THW)[:, None].float()
+    filled = _push_pull(frames_TCHW.float() * weight, weight)
+    return torch.where(hole_THW[:, None], filled.round().clamp(0, 255).to(torch.uint8), frames_TCHW)
+
+
+def _push_pull(colour: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Colours (times weight) with gaps closed from the next coarser level."""
+    if min(colour.shape[2:]) == 1:
+        mean_weight = weight.mean(dim=(2, 3), keepdim=True)
+        mean = colour.mean(dim=(2, 3), keepdim=True) / mean_weight.clamp_min(1e-6)
+        return torch.where(mean_weight > 0, mean, 127.5).expand_as(colour)
+    coarse = _push_pull(
+        avg_pool2d(colour, 2, ceil_mode=True, count_include_pad=False),
+        avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False),
+    )
+    below = interpolate(coarse, size=colour.shape[2:], mode="bilinear", align_corners=False)
+    share = weight.clamp(0, 1)
+    return colour + (1 - share) * below
 
 
 def extend_geometry(geometry: ClipGeometry, num_frames: int) -> ClipGeometry:

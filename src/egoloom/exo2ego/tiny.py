@@ -32,6 +32,7 @@ class TinyConfig(BaseModel):
         text_length: Text tokens.
         prediction: What the network's output means.
         use_hole_mask: Feeds the prior's coverage in the mask of the ego columns.
+        fill_prior_holes: Closes holes of the prior with surrounding colour before coding.
         geometry_mode: Mode of geometry-guided attention.
         geometry_scale: The factor lambda, the same in training and generation.
         solver: ``unipc`` or ``euler``.
@@ -53,6 +54,7 @@ class TinyConfig(BaseModel):
     text_length: int = Field(default=1, ge=1)
     prediction: Literal["velocity", "sample", "residual"] = "residual"
     use_hole_mask: bool = True
+    fill_prior_holes: bool = True
     geometry_mode: str = "cached"
     geometry_scale: float = 1.0
     solver: str = "euler"
@@ -131,5 +133,6 @@ def build_tiny_pipeline(config: TinyConfig | None = None, *, vae: Any = None, se
         guidance=guidance,
         prediction=config.prediction,
         use_hole_mask=config.use_hole_mask,
+        fill_prior_holes=config.fill_prior_holes,
         text_length=config.text_length,
     )

@@ -1,0 +1,69 @@
+"""The verb: train, continue, generate, keep finished clips, plan, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from egoloom.cli.exo2ego import main
+from egoloom.clips.media import VideoReader
+from egoloom.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(wall_store: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    main(["train", "kitchen-tiny", "--store", str(wall_store), "--out", str(out), "--steps", "2"])
+    return out
+
+
+def test_training_leaves_a_generator_that_generates(run: Path, wall_store: Path, tmp_path: Path, capsys) -> None:
+    assert json.loads((run / "metrics.json").read_text())["num_clips"] == 4  # two takes in two windows
+    options = ["generate", str(wall_store), "--model", str(run), "--num-frames", "9", "--out", str(tmp_path), "--json"]
+    main(options)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["clip"] for row in report["clips"]] == ["take0_exo", "take1_exo"]
+    assert all(row["psnr_db"] > 5 for row in report["clips"])
+    with VideoReader(tmp_path / "take0_exo.mp4") as reader:
+        assert (len(reader.all_frames()), float(reader.fps)) == (9, 8.0)
+    before = (tmp_path / "take0_exo.mp4").stat().st_mtime_ns
+    (tmp_path / "take1_exo.mp4").unlink()
+    main(options)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["kept"] for row in report["clips"]] == [True, False]
+    assert (tmp_path / "take0_exo.mp4").stat().st_mtime_ns == before
+
+
+def test_lora_on_top_of_a_trained_generator(run: Path, wall_store: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "lora"
+    main(["train", "tiny-lora", "--base", str(run), "--store", str(wall_store), "--out", str(out), "--steps", "1"])
+    assert "next: egoloom exo2ego generate" in capsys.readouterr().out
+    main(
+        ["generate", str(wall_store), "--model", str(run), "--lora", str(out / "lora"), "--take", "take1", "--out",
+         str(tmp_path / "videos"), "--num-frames", "5"]
+    )  # fmt: skip
+    assert [path.name for path in (tmp_path / "videos").glob("*.mp4")] == ["take1_exo.mp4"]
+
+
+def test_memory_plan_is_printed(capsys) -> None:
+    main(["generate", "--plan", "--json"])
+    plans = json.loads(capsys.readouterr().out)
+    assert [plan["budget_gb"] for plan in plans] == [80, 48, 24, 16]
+    assert all(plan["fits"] for plan in plans)
+    main(["generate", "--plan", "--budget-gb", "24"])
+    assert "8-bit base, LoRA unfused (fits)" in capsys.readouterr().out
+
+
+def test_bad_input(tmp_path: Path, wall_store: Path) -> None:
+    with pytest.raises(UserError, match="no generator recipe"):
+        main(["train", "nothing", "--store", str(wall_store)])
+    with pytest.raises(UserError, match="There is no folder"):
+        main(["generate", str(tmp_path / "absent")])
+    with pytest.raises(UserError, match="no exo clip with depth"):
+        main(["generate", str(wall_store), "--take", "other"])
+    with pytest.raises(UserError, match="Unknown action"):
+        main(["dream"])
+    with pytest.raises(UserError, match="There is no generator at"):
+        main(["generate", str(wall_store), "--model", str(tmp_path), "--num-frames", "5"])
+    with pytest.raises(UserError, match="No source"):
+        main(["generate"])
