@@ -4,15 +4,16 @@
 
 A clip is 16 frames, stride 4, cropped to 224 px, at a random moment of a 456x256 H.264 file. Compared are the
 long-GOP original (as cameras and data sets ship it) read with OpenCV, decord and torchcodec where they are installed
-and with EgoLoom; EgoLoom's own short-GOP store; the optional frame cache (JPEG shards); and the way of the reference
-repository (jpg frames as byte strings, decoded one by one with PIL; here from memory, which is kinder than HDF5). The
-limit is libavcodec decoding the same frames without converting them. Times are CPU time of this process, the best of
-three rounds, so that other work on the machine matters little.
+and with EgoLoom; EgoLoom's own short-GOP store; the optional frame cache (JPEG shards, simplejpeg where it is
+installed); and the way of the reference repository (jpg frames as byte strings in an HDF5 array, decoded one by one
+with PIL; needs h5py). The limit is libavcodec decoding the same frames without converting them. Times are CPU time of
+this process, the best of three rounds, so that other work on the machine matters little.
 """
 
 import argparse
 import importlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -36,6 +37,7 @@ WIDTH, HEIGHT, FPS = 456, 256, 30
 NUM_FRAMES, STRIDE, CROP_PX = 16, 4, 224
 SPAN_S = ((NUM_FRAMES - 1) * STRIDE + 1) / FPS
 TOP, LEFT = (HEIGHT - CROP_PX) // 2, (WIDTH - CROP_PX) // 2
+REFERENCE = "jpg in HDF5, PIL (reference repository)"
 FramesAt = Callable[[np.ndarray], np.ndarray]
 
 
@@ -95,22 +97,35 @@ def opencv_reader(path: Path) -> FramesAt:
 
 
 def decord_reader(path: Path) -> FramesAt:
-    """decord on one thread."""
+    """Decord on one thread."""
     decord = importlib.import_module("decord")
     reader = decord.VideoReader(str(path), num_threads=1)
-    return lambda times_s: reader.get_batch(np.round(times_s * FPS).astype(int).tolist()).asnumpy().transpose(0, 3, 1, 2)
+    return lambda times_s: (
+        reader.get_batch(np.round(times_s * FPS).astype(int).tolist()).asnumpy().transpose(0, 3, 1, 2)
+    )
 
 
 def torchcodec_reader(path: Path) -> FramesAt:
-    """torchcodec on one thread."""
+    """Torchcodec on one thread."""
     decoders = importlib.import_module("torchcodec.decoders")
     decoder = decoders.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact")
     return lambda times_s: decoder.get_frames_played_at(times_s.tolist()).data.numpy()
 
 
-def pil_reader(encoded: list[bytes]) -> FramesAt:
-    """The reference repository's way: PIL opens one byte string after the other."""
+def write_hdf5(path: Path, encoded: list[bytes]) -> None:
+    """The reference repository's file: one array of byte strings a video."""
+    try:
+        h5py = importlib.import_module("h5py")
+    except ImportError:
+        return
+    with h5py.File(path, "w") as file:
+        file.create_dataset("v", data=np.array(encoded, dtype="S"))
+
+
+def pil_reader(path: Path) -> FramesAt:
+    """The reference repository's way: PIL opens one byte string of the HDF5 file after the other."""
     pil = importlib.import_module("PIL.Image")
+    encoded = importlib.import_module("h5py").File(path, "r")["v"]
 
     def frames_at(times_s: np.ndarray) -> np.ndarray:
         numbers = np.round(times_s * FPS).astype(int)
@@ -205,7 +220,8 @@ def run(source: Path | None, minutes: float, num_clips: int, folder: Path, *, me
     cache = folder / "v.jpegs"
     write_frame_cache(cache, decoded(short), np.arange(num_frames) / FPS)
     offsets, content = np.load(index_path(cache))["offsets"], cache.read_bytes()
-    jpegs = [content[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    jpegs = [content[a:b] for a, b in itertools.pairwise(offsets)]
+    write_hdf5(folder / "v.hdf5", jpegs)
     starts_s = np.random.default_rng(1).uniform(0, num_frames / FPS - SPAN_S - 0.2, num_clips)
     starts_s = np.round(starts_s * FPS) / FPS
     ours = {path: VideoReader(path) for path in (original, short)}
@@ -218,7 +234,7 @@ def run(source: Path | None, minutes: float, num_clips: int, folder: Path, *, me
         "store, libavcodec only (limit)": lambda: libavcodec_only(short),
         "store, EgoLoom": lambda: ours[short].frames_at,
         "frame cache, EgoLoom": lambda: FrameCacheReader(cache).frames_at,
-        "jpg byte strings, PIL (reference repository)": lambda: pil_reader(jpegs),
+        REFERENCE: lambda: pil_reader(folder / "v.hdf5"),
     }
     rates: dict[str, float | str] = {}
     for name, make in readers.items():
@@ -232,7 +248,7 @@ def run(source: Path | None, minutes: float, num_clips: int, folder: Path, *, me
         "original": round(original.stat().st_size / 1e6, 1),
         "store": round(short.stat().st_size / 1e6, 1),
         "frame cache": round((cache.stat().st_size + index_path(cache).stat().st_size) / 1e6, 1),
-        "jpg byte strings": round(sum(map(len, jpegs)) / 1e6, 1),
+        "jpg in HDF5": round(sum(path.stat().st_size for path in folder.glob("v.hdf5")) / 1e6, 1),
     }
     if memory:
         duration_s = num_frames / FPS
@@ -250,7 +266,7 @@ def _ratios(rates: dict[str, float | str]) -> dict[str, float]:
         "original: EgoLoom / decord": ("original, EgoLoom", "original, decord"),
         "original: EgoLoom / torchcodec": ("original, EgoLoom", "original, torchcodec"),
         "store / original, both EgoLoom": ("store, EgoLoom", "original, EgoLoom"),
-        "frame cache / PIL": ("frame cache, EgoLoom", "jpg byte strings, PIL (reference repository)"),
+        "frame cache / reference": ("frame cache, EgoLoom", REFERENCE),
         "EgoLoom / limit, original": ("original, EgoLoom", "original, libavcodec only (limit)"),
         "EgoLoom / limit, store": ("store, EgoLoom", "store, libavcodec only (limit)"),
     }

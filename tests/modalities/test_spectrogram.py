@@ -44,9 +44,10 @@ def test_power_agrees_with_scipy(config):
     left = (config.n_fft - config.win_length) // 2
     window[left : left + config.win_length] = get_window("hann", config.win_length, fftbins=True)
     padded = np.pad(samples.astype(np.float64), config.n_fft // 2, mode="reflect")
-    transform = ShortTimeFFT(window, config.hop_length, config.rate_hz, fft_mode="onesided", scale_to=None, phase_shift=None)
+    transform = ShortTimeFFT(
+        window, config.hop_length, config.rate_hz, fft_mode="onesided", scale_to=None, phase_shift=None
+    )
     num_columns = 1 + len(samples) // config.hop_length
-    first = config.n_fft // 2 // config.hop_length
     columns = np.stack(
         [
             np.fft.rfft(padded[m * config.hop_length : m * config.hop_length + config.n_fft] * window)
@@ -58,7 +59,6 @@ def test_power_agrees_with_scipy(config):
     np.testing.assert_allclose(
         np.abs(columns[middle]), np.abs(scipys[:, middle - transform.p_min]), rtol=1e-6, atol=1e-6
     )
-    assert first >= 0
     power = np.abs(columns) ** 2 @ loop_filter_bank(config.num_mels, config.n_fft, config.rate_hz).T
     np.testing.assert_allclose(mel_power(samples, config).numpy(), power, rtol=2e-3, atol=1e-3)
     ours = log_mel(samples, config).numpy()

@@ -183,7 +183,7 @@ class VideoReader:
         if self._format == "gray":
             # The luma plane as it is: a conversion would stretch the limited range and move the values.
             plane = frame.planes[0]
-            picture = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width, None]
+            picture = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width, None]
         else:
             picture = self._reformatter.reformat(frame, format=self._format, threads=1).to_ndarray()
         quarter_turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4

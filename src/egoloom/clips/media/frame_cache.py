@@ -1,7 +1,7 @@
 """An optional cache of frames as JPEG shards: the fastest random access where disk is cheap.
 
-One shard a video: ``<name>.jpegs`` is the concatenation of the encoded frames, ``<name>.index.npz`` their offsets and times.
-Frames are read in place and decoded at once; ``simplejpeg`` is used where it is installed, OpenCV otherwise.
+One shard a video: ``<name>.jpegs`` is the concatenation of the encoded frames, ``<name>.index.npz`` their offsets and
+times. Frames are read in place and decoded at once; ``simplejpeg`` is used where it is installed, OpenCV otherwise.
 """
 
 import importlib
@@ -86,12 +86,9 @@ class FrameCacheReader:
     def frames_at(self, times_s: Sequence[float] | np.ndarray) -> np.ndarray:
         """Returns the frames that are shown at these seconds, uint8 ``[T, 3, H, W]``."""
         shown = np.searchsorted(self.times_s, np.asarray(times_s) + HALF_TICK_S, side="right") - 1
-        decoded: dict[int, np.ndarray] = {}
-        for index in np.clip(shown, 0, len(self.times_s) - 1).tolist():
-            if index not in decoded:
-                decoded[index] = self._decode(index)
-        frames = np.stack([decoded[index] for index in np.clip(shown, 0, len(self.times_s) - 1).tolist()])
-        return frames.transpose(0, 3, 1, 2)
+        indices = np.clip(shown, 0, len(self.times_s) - 1).tolist()
+        decoded = {index: self._decode(index) for index in set(indices)}
+        return np.stack([decoded[index] for index in indices]).transpose(0, 3, 1, 2)
 
     def close(self) -> None:
         """Releases the file."""
