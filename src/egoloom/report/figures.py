@@ -154,7 +154,7 @@ def history_figure(histories: Mapping[str, Sequence[Mapping[str, Any]]], key: st
             axes.plot(
                 *zip(*points, strict=True), color=SERIES[index % len(SERIES)], linewidth=1.5, label=plain_name(name)
             )
-        axes.set(xlabel="step", ylabel=key.replace("_", " "))
+        axes.set(xlabel="step", ylabel="loss" if key in {"total", "loss_total"} else key.replace("_", " "))
         axes.legend()
 
     return draw(plot, title=f"{key} over training")

@@ -11,6 +11,7 @@ from egoloom import __version__
 from egoloom.clips.files import write_text
 from egoloom.report import figures as draw
 from egoloom.report.numbers import (
+    SYSTEM_NAMES,
     Figure,
     figures_of,
     flatten,
@@ -84,7 +85,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "bench": record.bench,
         "sweeps": _sweeps(record),
         "stages": _stages(metrics.get("seconds_per_stage")),
-        "others": flatten({key: value for key, value in metrics.items() if key not in SECTIONS_WITH_A_PLACE}),
+        "others": _others(metrics),
         "config_text": record.config_text,
         "environment": flatten(record.environment),
     }
@@ -119,6 +120,16 @@ def _accuracy_figure(rows: list) -> str | None:
             bounds = [None if bound is None else scale * bound for bound in (figure.low, figure.high)]
             points.append((row.name, scale * figure.value, bounds[0], bounds[1]))
     return draw.intervals_figure(points, "top-1 (%)") if len(points) > 1 else None
+
+
+def _others(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What no section shows, also the plain values among the systems of the recognition table."""
+    rest = {key: value for key, value in metrics.items() if key not in SECTIONS_WITH_A_PLACE}
+    recognition = metrics.get("recognition")
+    if isinstance(recognition, Mapping):
+        plain = {key: value for key, value in recognition.items() if not isinstance(value, Mapping)}
+        rest |= {"recognition": plain} if plain else {}
+    return flatten(rest)
 
 
 def _labelled(section: Any) -> list[tuple[str, Figure | str]]:
@@ -162,7 +173,8 @@ def _sweeps(record: RunRecord) -> list[str]:
 def _named(contents: Mapping[str, Mapping[str, Any]], plot: Any) -> list[tuple[str, str]]:
     """Figures by plain name; a file whose content does not fit is skipped, not fatal."""
     figures = []
-    for name, content in contents.items():
+    order = list(SYSTEM_NAMES)
+    for name, content in sorted(contents.items(), key=lambda item: (*order, item[0]).index(item[0])):
         try:
             figure = plot(name, content)
         except (KeyError, TypeError, ValueError, AttributeError):

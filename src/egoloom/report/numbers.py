@@ -12,11 +12,16 @@ SYSTEM_NAMES = {
     "student_with_generated": "Distilled student + generated clips",
     "teacher": "Multimodal teacher",
     "chance": "Chance",
+    "flow": "Teacher: optical flow",
+    "boxes": "Teacher: hand and object boxes",
+    "spectrogram": "Teacher: sound",
+    "imu": "Teacher: motion sensor",
 }
 METRIC_NAMES = {
     "top1": "top-1",
     "top5": "top-5",
     "ece": "ECE",
+    "ece_uncalibrated": "ECE before temperature",
     "nll": "NLL",
     "brier": "Brier",
     "psnr_db": "PSNR (dB)",
