@@ -60,6 +60,8 @@ def copy_audio(source: Path, target: Path, *, rate_hz: int = 16_000, video_start
     with open_media(source) as container:
         if not container.streams.audio:
             return False
+        if container.streams.audio[0].codec_context is None:
+            raise UserError(f"The sound of {source} cannot be decoded", fix="replace the file")
         with atomic_path(target) as temporary, av.open(str(temporary), "w", format="flac") as output:
             writer = FlacWriter(output, rate_hz)
             _transcode(source, container, writer, video_start_s)

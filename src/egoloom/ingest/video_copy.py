@@ -84,7 +84,7 @@ def open_media(path: Path) -> InputContainer:
     if not path.is_file():
         raise UserError(f"There is no video at {path}")
     try:
-        return av.open(str(path))
+        return av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"Cannot open {path} as a video: {error}", fix="check or replace the file") from error
 
@@ -99,7 +99,7 @@ def probe(path: Path) -> VideoFacts:
         if not container.streams.video:
             raise UserError(f"{path} holds no video stream")
         stream = container.streams.video[0]
-        _use_one_thread(stream)
+        _use_one_thread(path, stream)
         try:
             times = _packet_times_s(container, stream)
             with open_media(path) as again:  # some files refuse to seek back to their start
@@ -153,7 +153,7 @@ def copy_video(
     size = target_size(facts.width, facts.height, short_side_px)
     with open_media(source) as container:
         stream = container.streams.video[0]
-        _use_one_thread(stream)
+        _use_one_thread(source, stream)
         timed = _timed_frames(source, container, stream, facts)
         frames = upright_frames(at_constant_rate(source, timed, rate), size, facts.quarter_turns)
         num_frames = encode_frames(target, frames, size, "yuv420p", rate, crf=crf)
@@ -306,6 +306,8 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float:
     return (container.duration or 0) / av.time_base
 
 
-def _use_one_thread(stream: VideoStream) -> None:
+def _use_one_thread(path: Path, stream: VideoStream) -> None:
+    if stream.codec_context is None:  # the codec is unknown, or its name damaged
+        raise UserError(f"{path} holds a video that cannot be decoded", fix="check or replace the file")
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = "NONE"

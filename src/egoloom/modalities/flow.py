@@ -130,10 +130,12 @@ def frames_of(path: Path, pixel_format: str) -> Iterator[np.ndarray]:
     """
     num_frames = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise UserError(f"{path} holds no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UserError(f"{path} holds a video that cannot be decoded")
             stream.codec_context.thread_count = 1
             stream.codec_context.thread_type = "NONE"
             reformatter = VideoReformatter()

@@ -43,7 +43,7 @@ def read_audio(path: Path, *, rate_hz: int) -> np.ndarray | None:
         UserError: If the file cannot be read.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 return None
             resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate_hz)
@@ -51,6 +51,6 @@ def read_audio(path: Path, *, rate_hz: int) -> np.ndarray | None:
             for frame in container.decode(audio=0):
                 blocks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
             blocks += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"Cannot read the sound of {path}: {error}") from error
     return np.concatenate(blocks).astype(np.float32) if blocks else None

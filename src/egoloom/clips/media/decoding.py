@@ -38,13 +38,16 @@ class VideoReader:
         if not self.path.is_file():
             raise UserError(f"There is no video at {self.path}")
         try:
-            self._container = av.open(str(self.path))
-        except (av.error.FFmpegError, OSError) as error:
+            self._container = av.open(str(self.path), metadata_errors="replace")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             raise UserError(f"Cannot open {self.path} as a video: {error}", fix="check or replace the file") from error
         if not self._container.streams.video:
             self._container.close()
             raise UserError(f"{self.path} holds no video stream")
         self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:  # the codec is unknown, or its name damaged
+            self._container.close()
+            raise UserError(f"{self.path} holds a video that cannot be decoded", fix="check or replace the file")
         self._stream.codec_context.thread_count = 1
         self._stream.codec_context.thread_type = "NONE"
         self._time_base = float(self._stream.time_base or Fraction(1, 90000))
@@ -183,7 +186,8 @@ class VideoReader:
         if self._format == "gray":
             # The luma plane as it is: a conversion would stretch the limited range and move the values.
             plane = frame.planes[0]
-            picture = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width, None]
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            picture = rows[: frame.height, : frame.width, None]
         else:
             picture = self._reformatter.reformat(frame, format=self._format, threads=1).to_ndarray()
         quarter_turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
