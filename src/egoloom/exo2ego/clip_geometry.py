@@ -76,7 +76,8 @@ def _visibility(points_FHWC: torch.Tensor, ego_camera: Camera, T_world_ego_F44: 
         local = transform_points(invert(pose), torch.where(known[:, None], flat, 0.0))
         pixels, inside = ego_camera.project(local)
         pixels = torch.where((known & inside)[:, None], pixels, torch.nan)
-        distance = local.norm(dim=-1)
+        # Depth is even over a surface that faces the camera, unlike distance; beyond 90 degrees only distance is left.
+        distance = torch.where(local[:, 2] > 0, local[:, 2], local.norm(dim=-1))
         per_key_frame = [
             z_buffer_visibility(pixels_K, distance_K, ego_camera.image_size)
             for pixels_K, distance_K in zip(pixels.chunk(frames), distance.chunk(frames), strict=True)

@@ -129,22 +129,22 @@ def z_buffer_visibility(
     distance_K: torch.Tensor,
     image_size: tuple[int, int],
     *,
-    cell_px: int = 8,
+    cell_px: int = 4,
     tolerance: float = 0.1,
 ) -> torch.Tensor:
     """Returns whether each projected point is the nearest surface of its cell, ``[K]`` in {0, 1}.
 
     Args:
         pixels_KX: Projections ``[K, 2]``; not finite or outside the image is hidden.
-        distance_K: Distance to the camera, metres.
+        distance_K: Depth or distance from the camera, metres.
         image_size: Width and height in pixels.
         cell_px: Side of a z-buffer cell.
         tolerance: Relative distance behind the nearest point that still counts as the same surface.
     """
     width, height = image_size
     inside = torch.isfinite(pixels_KX).all(-1) & (distance_K > 0)
-    x, y = torch.nan_to_num(pixels_KX, nan=-1.0, posinf=-1.0, neginf=-1.0).unbind(-1)
-    inside &= (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = torch.nan_to_num(pixels_KX, nan=-9.0, posinf=-9.0, neginf=-9.0).unbind(-1)
+    inside &= (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     columns = -(-width // cell_px)
     cell = (y.clamp(0, height - 1) // cell_px * columns + x.clamp(0, width - 1) // cell_px).long()
     nearest = torch.full((columns * -(-height // cell_px),), torch.inf)
