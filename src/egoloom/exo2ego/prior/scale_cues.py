@@ -196,7 +196,7 @@ def _up_facing_heights(inputs: CueInputs, up: Tensor) -> tuple[np.ndarray, np.nd
 def _lowest_mode(heights: np.ndarray) -> np.ndarray:
     """Which of the up-facing pixels lie on the lowest well-supported level (tables lie above it)."""
     logs = np.log(heights)
-    edges = np.arange(logs.min() - 0.05, logs.max() + 0.15, 0.1)
+    edges = np.arange(logs.min() - 0.15, logs.max() + 0.25, 0.1)  # an empty bin at either end
     counts, _ = np.histogram(logs, edges)
     smooth = np.convolve(counts, [0.5, 1, 0.5], "same")
     level = int(np.nonzero(smooth >= 0.25 * smooth.max())[0].max())

@@ -1,0 +1,139 @@
+"""``egoloom ego-prior`` end to end: what it writes, what it refuses, real takes against the real ego video."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from egoloom.cli.ego_prior import main
+from egoloom.clips.media import VideoReader
+from egoloom.errors import UserError
+from egoloom.ingest.egox import read_takes
+
+REAL = Path(os.environ.get("EGOLOOM_REAL_DATA", "../shared/data")) / "egox"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real takes at {REAL}")
+
+
+def read(path):
+    with VideoReader(path) as reader:
+        return reader.all_frames()
+
+
+def test_writes_the_layout_and_it_can_be_read_again(egox_folder, tmp_path, capsys, traced, build_room):
+    folder = egox_folder()
+    main([str(folder), "--out", str(tmp_path / "prior.mp4"), "--size", "64", "--depth-scale", "1", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["depth_scale"] == 1
+    assert report["num_frames"] == 6
+    out = tmp_path / "prior"
+    names = {path.name for path in (out / "videos" / "room").iterdir()}
+    assert names == {"ego_Prior.mp4", "exo.mp4", "hole_mask.mp4", "confidence.mp4", "preview.mp4"}
+    prior = read(tmp_path / "prior.mp4")
+    room = build_room(6)
+    truth, _ = traced(room.ego_camera, room.T_world_ego[3])
+    seen = read(out / "videos/room/hole_mask.mp4")[3, 0] < 128
+    error = ((prior[3].astype(float) - truth) ** 2)[:, seen].mean()
+    assert 10 * np.log10(255**2 / error) > 24  # after compression
+    again = read_takes(out, calibration=tmp_path / "calibration.json")[0]
+    torch.testing.assert_close(again.T_world_ego(), read_takes(folder)[0].T_world_ego())
+    assert again.depth(full_grid=True).shape == (6, 120, 168)
+    assert again.ego_prior_frames().shape == (6, 3, 64, 64)
+
+
+def test_solver_and_notes_are_reported(egox_folder, tmp_path, capsys):
+    main([str(egox_folder()), "--out", str(tmp_path / "out"), "--size", "64"])
+    said = capsys.readouterr().out
+    assert "scale from floor" in said
+    assert "columns 4..163" in said
+    assert "next: egoloom" in said
+    meta = json.loads((tmp_path / "out/meta.json").read_text())["test_datasets"][0]
+    assert meta["egoloom"]["scale"]["cues"][0]["name"] == "floor"
+    assert meta["egoloom"]["depth_scale"] == pytest.approx(1.0, rel=0.15)
+
+
+def test_manual_poses_and_editor(egox_folder, tmp_path, capsys, build_room):
+    folder = egox_folder()
+    pose = build_room(6).T_world_ego[0].tolist()
+    (tmp_path / "poses.json").write_text(json.dumps({"times_s": [0.0], "T_world_camera": [pose]}))
+    arguments = [str(folder), "--out", str(tmp_path / "p.mp4"), "--size", "64", "--depth-scale", "1", "--json"]
+    main([*arguments, "--ego-poses", str(tmp_path / "poses.json"), "--pose-editor", str(tmp_path / "editor.html")])
+    assert (tmp_path / "editor.html").stat().st_size > 10_000
+    prior = read(tmp_path / "p.mp4").astype(int)
+    assert np.abs(prior[0] - prior[5]).mean() < 2  # one pose: nothing moves
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--take", "nobody"], "0 takes match"),
+        (["--depth-scale", "-1"], "depth scale is -1"),
+        (["--calibration", "nowhere.json"], "Cannot read the calibration"),
+        (["--ego-poses", "nowhere.json"], "Cannot read ego poses"),
+        (["--mode", "compat"], "ego lens at sensor size"),
+        (["--estimate-pose"], "seen in no frame"),
+        (["--rerun", "x.rrd"], "viz"),
+    ],
+)
+def test_refusals(egox_folder, tmp_path, arguments, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if said == "viz":
+        if importlib.util.find_spec("rerun"):
+            pytest.skip("rerun-sdk is installed")
+        arguments = [*arguments, "--depth-scale", "1"]
+    with pytest.raises(UserError, match=said):
+        main([str(egox_folder()), "--out", str(tmp_path / "p.mp4"), "--size", "64", *arguments])
+
+
+def measure(prior: Path, truth: Path) -> dict:
+    """The project-independent measurement of displacement."""
+    tool = REAL.parents[1] / "tools" / "measure_prior_alignment.py"
+    if not tool.is_file():
+        pytest.skip(f"no measuring tool at {tool}")
+    spec = importlib.util.spec_from_file_location("measure_prior_alignment", tool)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    frames = list(range(0, 49, 3))
+    pictures = [module.read_frames(str(path), frames) for path in (prior, truth)]
+    return module.measure(*pictures, frames)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@needs_real
+@pytest.mark.parametrize(("take", "given"), [("cmu_soccer", 1.52), ("sfu_basketball", 1.88)])
+def test_real_takes_are_aligned(tmp_path, capsys, take, given):
+    truth = next((REAL / "egoexo4D" / "videos").glob(f"{take}*/ego_GT.mp4"))
+    arguments = [str(REAL / "egoexo4D"), "--take", take, "--out"]
+    main([*arguments, str(tmp_path / "own.mp4")])
+    own = measure(tmp_path / "own.mp4", truth)
+    assert own["median_px"] <= 10
+    assert own["within_10px"] >= 0.60
+    main([*arguments, str(tmp_path / "given.mp4"), "--depth-scale", str(given)])
+    figures = measure(tmp_path / "given.mp4", truth)
+    assert figures["median_px"] <= 6
+    assert figures["within_10px"] >= 0.75
+    capsys.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@needs_real
+def test_compat_mode_resembles_the_shipped_priors(tmp_path, capsys):
+    figures = []
+    for folder in ("egoexo4D", "in_the_wild"):
+        for take in read_takes(REAL / folder):
+            main([str(REAL / folder), "--take", take.name, "--mode", "compat", "--out", str(tmp_path / "c.mp4")])
+            ours, shipped = read(tmp_path / "c.mp4"), take.ego_prior_frames()
+            for index in (0, 12, 24, 36, 48):
+                both = (ours[index].max(0) >= 10) & (shipped[index].max(0) >= 10)
+                error = ((ours[index].astype(float) - shipped[index]) ** 2)[:, both].mean()
+                figures.append(10 * np.log10(255**2 / error))
+    assert np.mean(figures) >= 22
+    capsys.readouterr()
