@@ -125,7 +125,7 @@ def test_missing_files_are_named(source, tmp_path, quiet):
     [
         ([], "holds a list"),
         ({"clips": {}}, "clips is"),
-        ({"clips": [3]}, "an entry of 'clips' is 3"),
+        ({"clips": [3]}, "clips: an entry is 3"),
         ({"clips": [CLIP | {"clip_parent_start_sec": "soon"}]}, "clip 0: clip_parent_start_sec is 'soon'"),
         ({"clips": [{k: v for k, v in CLIP.items() if k != "video_uid"}]}, "clip 0 has no 'video_uid'"),
         ({"clips": [CLIP | {"noun": "spaceship"}]}, "lacks the noun 'spaceship'"),

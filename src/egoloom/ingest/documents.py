@@ -79,6 +79,22 @@ def entry_value(entry: Any, key: str, kind: type | tuple[type, ...], where: str)
     return value
 
 
+def objects(value: Any, where: str) -> list[dict[str, Any]]:
+    """Returns a list of JSON objects; nothing at all counts as an empty list.
+
+    Raises:
+        UserError: If it is anything else.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise UserError(f"{where} is {value!r:.60}", allowed="a list of objects")
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: an entry is {entry!r:.60}", allowed="an object")
+    return value
+
+
 def number(text: Any, where: str) -> float:
     """Returns a finite number.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from egoloom.errors import UserError
-from egoloom.ingest.documents import entry_value, number, read_json
+from egoloom.ingest.documents import entry_value, number, objects, read_json
 from egoloom.ingest.sources import first_existing
 
 Task = Literal["fho_lta", "fho_main", "fho_oscc-pnr", "fho_hands"]
@@ -121,14 +121,14 @@ def _main(path: Path, split: str) -> list[Action]:
     for video in _list(path, "videos"):
         video_uid = _text(video, "video_uid", f"{path}: a video")
         where = f"{path}: video {video_uid}"
-        for interval in video.get("annotated_intervals") or ():
+        for interval in objects(video.get("annotated_intervals"), f"{where}: annotated_intervals"):
             clip_uid = str(interval.get("clip_uid") or "")
-            for action in interval.get("narrated_actions") or ():
+            for action in objects(interval.get("narrated_actions"), f"{where}: narrated_actions"):
                 if action.get("is_rejected") or not action.get("is_valid_action", True):
                     continue
                 verb = action.get("structured_verb") or action.get("freeform_verb")
                 start_s = _seconds(action, "start_sec", where)
-                clip_start_s = start_s - float(action.get("clip_start_sec") or start_s)
+                clip_start_s = start_s - _optional_seconds(action, "clip_start_sec", start_s, where)
                 actions.append(
                     Action(
                         str(action.get("uid") or f"{video_uid}_{len(actions)}"),
@@ -162,7 +162,7 @@ def _oscc_pnr(path: Path, split: str) -> list[Action]:
                 split,
                 start_s,
                 _seconds(clip, "parent_end_sec", where),
-                start_s - float(clip.get("clip_start_sec") or 0.0),
+                start_s - _optional_seconds(clip, "clip_start_sec", 0.0, where),
                 labels,
                 extra={} if pnr is None else {"pnr_s": f"{number(pnr, where) / FPS:.4f}"},
             )
@@ -175,7 +175,7 @@ def _hands(path: Path, split: str) -> list[Action]:
     for clip in _list(path, "clips"):
         clip_uid = _text(clip, "clip_uid", f"{path}: a clip")
         where = f"{path}: clip {clip_uid}"
-        for index, frame in enumerate(clip.get("frames") or ()):
+        for index, frame in enumerate(objects(clip.get("frames"), f"{where}: frames")):
             start_s = _seconds(frame, "action_start_sec", where)
             actions.append(
                 Action(
@@ -185,7 +185,7 @@ def _hands(path: Path, split: str) -> list[Action]:
                     split,
                     start_s,
                     _seconds(frame, "action_end_sec", where),
-                    start_s - float(frame.get("action_clip_start_sec") or 0.0),
+                    start_s - _optional_seconds(frame, "action_clip_start_sec", 0.0, where),
                     hands=tuple(_hand_boxes(frame, where)),
                 )
             )
@@ -198,19 +198,20 @@ def _hand_boxes(frame: dict[str, Any], where: str) -> Iterator[HandBox]:
         if not isinstance(moment, dict) or moment.get("frame") is None:
             continue
         time_s = number(moment["frame"], f"{where}: {name}") / FPS
-        for boxes in moment.get("boxes") or ():
+        for boxes in objects(moment.get("boxes"), f"{where}: boxes"):
             for side, key in enumerate(("left_hand", "right_hand")):
-                corners = boxes.get(key) if isinstance(boxes, dict) else None
+                corners = boxes.get(key)
                 if isinstance(corners, list) and len(corners) == 4:
                     x1, y1, x2, y2 = (number(value, f"{where}: {key}") for value in corners)
                     yield HandBox(time_s, side, (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
 
 
+def _optional_seconds(entry: dict[str, Any], key: str, default: float, where: str) -> float:
+    return default if entry.get(key) is None else number(entry[key], f"{where}: {key}")
+
+
 def _list(path: Path, key: str) -> list[Any]:
-    entries = entry_value(read_json(path, dict), key, list, str(path))
-    if bad := next((entry for entry in entries if not isinstance(entry, dict)), None):
-        raise UserError(f"{path}: an entry of {key!r} is {bad!r:.60}", allowed="objects")
-    return entries
+    return objects(entry_value(read_json(path, dict), key, list, str(path)), f"{path}: {key}")
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str:

@@ -14,7 +14,7 @@ from egoloom.cameras.rig import PosedCamera
 from egoloom.clips import Clip, ClipStore
 from egoloom.errors import UserError
 from egoloom.ingest import mps
-from egoloom.ingest.documents import entry_value, number, read_json
+from egoloom.ingest.documents import entry_value, number, objects, read_json
 from egoloom.ingest.recordings import DEFAULT_OPTIONS, Copied, IngestOptions, Recording, bring_in, clip_times
 from egoloom.ingest.sources import first_existing, require_paths
 
@@ -147,7 +147,7 @@ def read_keysteps(source: Path) -> tuple[dict[str, list[Keystep]], list[str]]:
         content = read_json(path, dict)
         for uid, take in entry_value(content, "annotations", dict, str(path)).items():
             where = f"{path}: take {uid}"
-            for segment in entry_value(take, "segments", list, where):
+            for segment in objects(entry_value(take, "segments", list, where), where):
                 step_id = int(entry_value(segment, "step_unique_id", int, where))
                 name = str(segment.get("step_name", step_id))
                 times = [number(segment.get(key), f"{where}: {key}") for key in ("start_time", "end_time")]

@@ -9,7 +9,7 @@ import numpy as np
 
 from egoloom.clips.media import write_table
 from egoloom.errors import UserError
-from egoloom.ingest.documents import entry_value, number, read_json
+from egoloom.ingest.documents import entry_value, number, objects, read_json
 from egoloom.ingest.video_copy import CopiedVideo
 
 HAND = "hand"
@@ -118,7 +118,7 @@ def _public_frame(path: Path, video_id: str, frame: Any) -> list[Box]:
     if not stem.isdecimal():
         raise UserError(f"{where}: the name is {frame['name']!r}", allowed="<video>/<number>.jpg")
     boxes = []
-    for label in entry_value(frame, "labels", list, where):
+    for label in objects(entry_value(frame, "labels", list, where), where):
         corners = entry_value(label, "box2d", dict, where)
         is_hand = label.get("standard_category") == HAND
         category = HAND if is_hand else str(label.get("category", "object"))
@@ -133,8 +133,8 @@ def _flat(path: Path, content: list[Any]) -> dict[str, list[Box]]:
         where = f"{path}: item {number_of_item}"
         video_id = str(entry_value(item, "id", (str, int), where))
         size = item.get("size")
-        if size is not None and (not isinstance(size, list) or len(size) != 2 or min(map(float, size)) <= 0):
-            raise UserError(f"{where}: size is {size!r:.60}", allowed="[width, height]")
+        if size is not None:
+            _check_size(size, where)
         rows = result.setdefault(video_id, [])
         for index, frame in enumerate(entry_value(item, "frames", list, where)):
             # The author's older converter wraps the list of a frame in a dictionary.
@@ -149,6 +149,11 @@ def _flat(path: Path, content: list[Any]) -> dict[str, list[Box]]:
                 track = HAND if category == HAND else f"object {position}"
                 rows.append(Box(None, index, track, category, score, corners, tuple(size) if size else None))
     return result
+
+
+def _check_size(size: Any, where: str) -> None:
+    if not isinstance(size, list) or len(size) != 2 or min(number(side, f"{where}: size") for side in size) <= 0:
+        raise UserError(f"{where}: size is {size!r:.60}", allowed="[width, height]")
 
 
 def _corners(entry: Any, where: str) -> tuple[float, float, float, float]:

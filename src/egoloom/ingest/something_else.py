@@ -15,7 +15,7 @@ from typing import Any
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.errors import UserError
 from egoloom.ingest import layout_boxes
-from egoloom.ingest.documents import entry_value, read_json
+from egoloom.ingest.documents import entry_value, objects, read_json
 from egoloom.ingest.recordings import DEFAULT_OPTIONS, Copied, IngestOptions, Recording, bring_in
 from egoloom.ingest.sources import first_existing, require_paths
 
@@ -178,9 +178,14 @@ def _by_video_id(path: Path) -> list[Annotation]:
         split = entry_value(entry, "split", str, where)
         if split not in SPLITS:
             raise UserError(f"{where}: the split is {split!r}", allowed=", ".join(SPLITS))
-        placeholders = tuple(map(str, entry.get("placeholders") or ()))
+        placeholders = _placeholders(entry)
         annotations.append(Annotation(video_id, split, without_brackets(label), without_brackets(label), placeholders))
     return annotations
+
+
+def _placeholders(entry: dict[str, Any]) -> tuple[str, ...]:
+    given = entry.get("placeholders")
+    return tuple(map(str, given)) if isinstance(given, list) else ()
 
 
 def _check_indices(path: Path, classes: Sequence[str]) -> None:
@@ -214,13 +219,13 @@ def _standard_lists(source: Path) -> list[Annotation]:
 
 def _split_list(path: Path, split: str) -> list[Annotation]:
     annotations = []
-    for number, entry in enumerate(read_json(path, list)):
+    for number, entry in enumerate(objects(read_json(path, list), str(path))):
         where = f"{path}: item {number}"
         video_id = str(entry_value(entry, "id", (str, int), where))
         template: Any = entry.get("template")
         if template is not None and not isinstance(template, str):
             raise UserError(f"{where}: template is {template!r:.80}")
-        placeholders = tuple(map(str, entry.get("placeholders") or ()))
+        placeholders = _placeholders(entry)
         clean = None if template is None else without_brackets(template)
         annotations.append(Annotation(video_id, split, clean, str(entry.get("label", "")), placeholders))
     return annotations
