@@ -87,6 +87,8 @@ class EgoXPipeline(DiffusionPipeline):
         fill_prior_holes: Closes holes of the prior with surrounding colour before coding (ours; sharp black edges cost
             a small autoencoder and network much; published weights want False).
         sample_latents: Draws latents from the autoencoder's posterior, as the reference does, instead of its mode.
+        clean_exo: Shows the network clean exo latents at every step; False noises them like the ego half (an
+            ablation of the paper, for models trained that way).
         text_length: Text tokens; Wan models with image conditioning want 512.
     """
 
@@ -109,6 +111,7 @@ class EgoXPipeline(DiffusionPipeline):
         use_hole_mask: bool = False,
         fill_prior_holes: bool = False,
         sample_latents: bool = False,
+        clean_exo: bool = True,
         text_length: int = 512,
     ) -> None:
         super().__init__()
@@ -128,6 +131,7 @@ class EgoXPipeline(DiffusionPipeline):
             use_hole_mask=use_hole_mask,
             fill_prior_holes=fill_prior_holes,
             sample_latents=sample_latents,
+            clean_exo=clean_exo,
             text_length=text_length,
         )
         time_stride, _ = latent_strides(vae)
@@ -259,7 +263,7 @@ class EgoXPipeline(DiffusionPipeline):
         branches = self._text_branches(samples, guidance_scale, prompt_embeds, negative_prompt_embeds)
         image_embeds = self.encode_images(samples) if image_embeds is None else image_embeds
         options = StepOptions(
-            guidance_scale, unconditional_every, geometry_scale, mode, image_embeds, callback_on_step_end
+            guidance_scale, unconditional_every, geometry_scale, mode, image_embeds, callback_on_step_end, seed
         )
         generator = torch.Generator("cpu").manual_seed(seed)
         frames: torch.Tensor | None = None
@@ -319,7 +323,12 @@ class EgoXPipeline(DiffusionPipeline):
 
     def _velocity(self, clips, latents, timestep, sigma, branches, step, difference, options: "StepOptions"):
         """The guided velocity of the canvas, and the last difference between the two branches."""
-        x = transformer_input(latents, clips.given).to(self.transformer.dtype)
+        shown = latents
+        if not self.config["clean_exo"]:
+            level = sigma.view(-1, 1, 1, 1, 1)
+            exo = (1 - level) * clips.exo + level * options.exo_noise(clips.exo)
+            shown = join_views(exo, latents[..., clips.layout.exo_width :])
+        x = transformer_input(shown, clips.given).to(self.transformer.dtype)
         velocity = self._branch(x, timestep, branches[0], options)
         if len(branches) == 2:
             if difference is None or step % options.unconditional_every == 0:
@@ -411,6 +420,11 @@ class StepOptions:
     mode: GuidanceMode | None
     image_embeds: torch.Tensor | None
     callback: Callable[[int, int, torch.Tensor], None] | None
+    seed: int = 0
+
+    def exo_noise(self, like: torch.Tensor) -> torch.Tensor:
+        """The noise of exo latents, the same at every step (only for models trained without clean exo latents)."""
+        return torch.randn(like.shape, generator=torch.Generator().manual_seed(self.seed + 1)).to(like)
 
 
 def _hold_known(latents, known, noise, sigma, exo_width: int) -> torch.Tensor:

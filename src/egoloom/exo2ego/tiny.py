@@ -33,6 +33,7 @@ class TinyConfig(BaseModel):
         prediction: What the network's output means.
         use_hole_mask: Feeds the prior's coverage in the mask of the ego columns.
         fill_prior_holes: Closes holes of the prior with surrounding colour before coding.
+        clean_exo: Shows clean exo latents at every step; False is an ablation.
         geometry_mode: Mode of geometry-guided attention.
         geometry_scale: The factor lambda, the same in training and generation.
         solver: ``unipc`` or ``euler``.
@@ -55,6 +56,7 @@ class TinyConfig(BaseModel):
     prediction: Literal["velocity", "sample", "residual"] = "residual"
     use_hole_mask: bool = True
     fill_prior_holes: bool = True
+    clean_exo: bool = True
     geometry_mode: str = "cached"
     geometry_scale: float = 1.0
     solver: str = "euler"
@@ -134,5 +136,6 @@ def build_tiny_pipeline(config: TinyConfig | None = None, *, vae: Any = None, se
         prediction=config.prediction,
         use_hole_mask=config.use_hole_mask,
         fill_prior_holes=config.fill_prior_holes,
+        clean_exo=config.clean_exo,
         text_length=config.text_length,
     )

@@ -66,7 +66,7 @@ def generator_loss(
     sigma = ((index + 1).float() / NUM_TRAIN_TIMESTEPS).to(device)
     noise = torch.randn(batch.truth.shape, generator=generator).to(batch.truth)
     canvas = noised_canvas(batch.exo, batch.truth, noise, sigma)
-    if not config.clean_exo:
+    if not pipeline.config["clean_exo"]:
         exo_noise = torch.randn(batch.exo.shape, generator=generator).to(batch.exo)
         level = sigma.view(-1, 1, 1, 1, 1)
         canvas = join_views((1 - level) * batch.exo + level * exo_noise, canvas[..., batch.layout.exo_width :])

@@ -24,7 +24,6 @@ class GeneratorTraining(BaseModel):
         noise_bias: Exponent b of the noise levels ``u^(1/b)``: 1 uniform (reference), above 1 noisier.
         window_frames: Cuts longer clips into windows of so many frames.
         geometry: Uses geometry-guided attention where samples have geometry.
-        clean_exo: Keeps exo latents clean; False noises them too (an ablation of the paper).
         gradient_checkpointing: Recomputes blocks in the backward pass.
         mixed_precision: Of accelerate.
         checkpoint_every: Steps between checkpoints, where a run folder is given.
@@ -48,7 +47,6 @@ class GeneratorTraining(BaseModel):
     noise_bias: float = Field(default=1.0, gt=0)
     window_frames: int | None = None
     geometry: bool = True
-    clean_exo: bool = True
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_every: int = Field(default=250, ge=1)
