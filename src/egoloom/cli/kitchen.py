@@ -106,4 +106,4 @@ def _make(options: KitchenArguments, settings) -> None:
             on_progress=lambda done, total: progress.update(task, completed=done),
         )
     print(f"{store.path}: {len(store.clips)} clips ({len(store.clips) // 2} takes, ego and exo)")
-    print(f"next: egoloom view {store.path}    or: egoloom train kitchen --data {store.path}")
+    print(f"next: egoloom view {store.path}    or: egoloom train kitchen --data.store {store.path}")

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     out = options.out or Path("view") / f"{clip.clip_id}.mp4"
     write_view(store, clip, out)
     print(out)
-    print(f"next: egoloom predict --help    or: egoloom doctor {store.path}")
+    print(f"next: egoloom predict --help    or: egoloom doctor --store {store.path}")
 
 
 def find_clip(path: Path, clip_id: str) -> tuple[ClipStore, Clip]:
