@@ -103,5 +103,8 @@ def _parse(path: Path, content: dict[str, Any]) -> EgoXCalibration:
             f"The calibration {path} describes no camera.",
             allowed='"exo" and "ego", or "aria_rgb_fisheye624" and "exo_gopro_kb4"',
         )
-    crop = content.get("exo_crop")
-    return EgoXCalibration(path, sensor, ego, exo, distortion, tuple(int(v) for v in crop) if crop else None)
+    crop = None
+    if content.get("exo_crop"):
+        x0, y0, width, height = map(int, content["exo_crop"])
+        crop = (x0, y0, width, height)
+    return EgoXCalibration(path, sensor, ego, exo, distortion, crop)
