@@ -88,15 +88,15 @@ class Lighting:
             np.append(towards, -(towards * center).sum()),
         ])  # fmt: skip
         self._points = np.empty_like(take.points[0])
-        self._fixed = np.full((SHADOW_TEXELS, SHADOW_TEXELS), -1e9)
+        self._fixed = np.full((SHADOW_TEXELS, SHADOW_TEXELS), -1e9, np.float32)
         self._draw(0, take.points[0], self._fixed, take.triangles[: take.num_static_triangles])
         self._map = np.empty_like(self._fixed)
 
-    def _draw(self, first: int, points: Array, depth: Array, triangles: NDArray[np.int64]) -> None:
+    def _draw(self, first: int, points: Array, depth: NDArray[np.float32], triangles: NDArray[np.int64]) -> None:
         _to_shadow(points, self.matrix, self._points)
         raster.draw_shadow(self._points, triangles, first, self.take.casts_F, depth)
 
-    def shadow_map(self, frame: int) -> Array:
+    def shadow_map(self, frame: int) -> NDArray[np.float32]:
         """Returns the shadow map of a frame; valid until the next call."""
         self._map[:] = self._fixed
         self._draw(self.take.num_static_triangles, self.take.points[frame], self._map, self.take.triangles)
@@ -171,7 +171,7 @@ class ViewRenderer:
         raster.draw(edges, boxes, veil, first, 1, True, self._depth, self._seen)
         raster.draw(edges, boxes, veil, first, self.scale, False, self._fine_depth, self._fine)
 
-    def render(self, frame: int, lighting: Lighting, shadow: Array, film: Film) -> None:
+    def render(self, frame: int, lighting: Lighting, shadow: NDArray[np.float32], film: Film) -> None:
         """Fills the outputs of one frame."""
         take, out, lens = self.take, self.out, self.lens
         self.visibility(frame)

@@ -122,16 +122,20 @@ def draw_shadow(points_N3, triangles_F3, first, casts_F, depth_HW):
         right = min(cols - 1, int(np.floor(max(ax, bx, gx))))
         top = max(0, int(np.ceil(min(ay, by, gy))))
         bottom = min(rows - 1, int(np.floor(max(ay, by, gy))))
+        # Barycentric coordinates and depth are linear in the texel: slopes once a triangle, no division inside.
+        inverse = 1.0 / area
+        s0, s1 = (by - gy) * inverse, (gy - ay) * inverse
+        sz = s0 * (az - gz) + s1 * (bz - gz)
         for y in range(top, bottom + 1):
-            for x in range(left, right + 1):
-                w0 = ((bx - x) * (gy - y) - (by - y) * (gx - x)) / area
-                w1 = ((gx - x) * (ay - y) - (gy - y) * (ax - x)) / area
-                w2 = 1.0 - w0 - w1
-                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
-                    continue
-                z = w0 * az + w1 * bz + w2 * gz
-                if z > depth_HW[y, x]:
-                    depth_HW[y, x] = z
+            w0 = ((bx - left) * (gy - y) - (by - y) * (gx - left)) * inverse
+            w1 = ((gx - left) * (ay - y) - (gy - y) * (ax - left)) * inverse
+            z = w0 * (az - gz) + w1 * (bz - gz) + gz
+            for x in range(right - left + 1):
+                a, b = w0 + s0 * x, w1 + s1 * x
+                if a >= 0.0 and b >= 0.0 and a + b <= 1.0:
+                    depth = z + sz * x
+                    if depth > depth_HW[y, left + x]:
+                        depth_HW[y, left + x] = depth
 
 
 @kernel

@@ -3,6 +3,7 @@
 World axes: x along the counter, y into the wall, z up, metres; the counter's front edge is y = 0, the floor z = 0.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -135,17 +136,31 @@ def _prop_palette(rng: np.random.Generator, mug: tuple, plate: tuple) -> dict[st
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the stations lie along the counter; all that the fixed meshes depend on."""
+
+    sink_x: float
+    hob_x: float
+    prep_x: float
+
+
 def fixed_parts(kitchen: Kitchen) -> dict[str, Mesh]:
     """Returns the parts that never move, by name."""
+    return _parts_of(Layout(kitchen.sink_x, kitchen.hob_x, kitchen.prep_x))
+
+
+@functools.lru_cache(maxsize=16)
+def _parts_of(layout: Layout) -> dict[str, Mesh]:
     return {
         "room": _room(),
-        "counter": _counter(kitchen),
-        "cabinets": _cabinets(kitchen),
-        "sink": _sink(kitchen),
-        "tap": _tap(kitchen),
-        "hob": _hob(kitchen),
-        "shelf": _wall_cupboard(kitchen),
-        "window": _window(kitchen),
+        "counter": _counter(layout),
+        "cabinets": _cabinets(layout),
+        "sink": _sink(layout),
+        "tap": _tap(layout),
+        "hob": _hob(layout),
+        "shelf": _wall_cupboard(layout),
+        "window": _window(layout),
         "furniture": _furniture(),
     }
 
@@ -170,9 +185,9 @@ def _room() -> Mesh:
     )
 
 
-def _counter(kitchen: Kitchen) -> Mesh:
+def _counter(layout: Layout) -> Mesh:
     z0, z1 = COUNTER_Z - 0.035, COUNTER_Z
-    a, b = kitchen.sink_x - SINK_HALF, kitchen.sink_x + SINK_HALF
+    a, b = layout.sink_x - SINK_HALF, layout.sink_x + SINK_HALF
     return join(
         box((-1.75, 0.0, z0), (a, WALL_Y, z1), "counter"),
         box((b, 0.0, z0), (1.75, WALL_Y, z1), "counter"),
@@ -181,13 +196,13 @@ def _counter(kitchen: Kitchen) -> Mesh:
     )
 
 
-def _cabinets(kitchen: Kitchen) -> Mesh:
+def _cabinets(layout: Layout) -> Mesh:
     parts = [box((-1.75, 0.06, 0.0), (1.75, WALL_Y, 0.10), "carcass")]
     top = COUNTER_Z - 0.036
-    a, b = kitchen.prep_x - DRAWER_HALF, kitchen.prep_x + DRAWER_HALF
+    a, b = layout.prep_x - DRAWER_HALF, layout.prep_x + DRAWER_HALF
     # Left and right of the drawer: closed carcasses; around it: a recess that the drawer slides out of.
     for low, high in ((-1.75, a), (b, 1.75)):
-        inside = low < kitchen.sink_x < high
+        inside = low < layout.sink_x < high
         parts.append(
             box((low, 0.035, 0.10), (high, WALL_Y, COUNTER_Z - SINK_DEPTH - 0.01 if inside else top), "carcass")
         )
@@ -197,7 +212,7 @@ def _cabinets(kitchen: Kitchen) -> Mesh:
         edges = np.linspace(low, high, count + 1)
         for left, right in itertools.pairwise(edges):
             parts.append(box((left + 0.006, 0.015, 0.105), (right - 0.006, 0.035, top - 0.006), "front"))
-            x = right - 0.05 if left < kitchen.prep_x else left + 0.05
+            x = right - 0.05 if left < layout.prep_x else left + 0.05
             parts.append(box((x - 0.006, -0.012, 0.62), (x + 0.006, 0.0, 0.80), "knob"))
     parts += [
         box((a, 0.035, 0.10), (b, WALL_Y, DRAWER_Z[0] - 0.012), "carcass"),
@@ -215,6 +230,7 @@ def _cabinets(kitchen: Kitchen) -> Mesh:
     return join(*parts)
 
 
+@functools.cache
 def drawer_mesh() -> Mesh:
     """Returns a drawer with cutlery in it; closed at the origin of the drawer's recess, slides along -y."""
     w, (z0, z1) = DRAWER_HALF - 0.006, DRAWER_Z
@@ -242,6 +258,7 @@ def drawer_mesh() -> Mesh:
     return join(*parts)
 
 
+@functools.cache
 def cupboard_door() -> Mesh:
     """Returns the cupboard's door with its hinge on the right at the origin; it reaches to -x, its front faces -y."""
     width, (z0, z1) = 2 * CUPBOARD_HALF - 0.006, CUPBOARD_Z
@@ -262,8 +279,8 @@ def door_handle() -> tuple[float, float, float]:
     return (-(2 * CUPBOARD_HALF - 0.006) + 0.035, -0.052, CUPBOARD_Z[0] + 0.105)
 
 
-def _wall_cupboard(kitchen: Kitchen) -> Mesh:
-    x, (z0, z1) = kitchen.prep_x, CUPBOARD_Z
+def _wall_cupboard(layout: Layout) -> Mesh:
+    x, (z0, z1) = layout.prep_x, CUPBOARD_Z
     a, b, y0, y1 = x - CUPBOARD_HALF, x + CUPBOARD_HALF, CUPBOARD_Y, WALL_Y
     t = 0.016
     parts = [
@@ -285,8 +302,8 @@ def _wall_cupboard(kitchen: Kitchen) -> Mesh:
     return join(*parts)
 
 
-def _sink(kitchen: Kitchen) -> Mesh:
-    x, (y0, y1) = kitchen.sink_x, SINK_Y
+def _sink(layout: Layout) -> Mesh:
+    x, (y0, y1) = layout.sink_x, SINK_Y
     a, b, z0, z1 = x - SINK_HALF, x + SINK_HALF, COUNTER_Z - SINK_DEPTH, COUNTER_Z
     walls = [
         quad([(a, y0, z0), (b, y0, z0), (b, y1, z0), (a, y1, z0)], "steel"),
@@ -315,8 +332,8 @@ def lever_pivot(kitchen: Kitchen) -> tuple[float, float, float]:
     return (kitchen.sink_x + 0.028, TAP_Y, COUNTER_Z + 0.135)
 
 
-def _tap(kitchen: Kitchen) -> Mesh:
-    x, z = kitchen.sink_x, COUNTER_Z
+def _tap(layout: Layout) -> Mesh:
+    x, z = layout.sink_x, COUNTER_Z
     arc = [(x, TAP_Y, z + 0.10), (x, TAP_Y, z + 0.20), (x, TAP_Y - 0.02, z + 0.245), (x, TAP_Y - 0.07, z + 0.27),
     (x, TAP_Y - 0.12, z + 0.262),
            (x, TAP_Y - 0.155, z + 0.232), (x, TAP_Y - 0.165, z + 0.18)]  # fmt: skip
@@ -331,14 +348,15 @@ def lever_turn(raised_rad: Array | float) -> Array:
     return multiply(about_z(LEVER_TURN_RAD), about_y(-np.asarray(raised_rad)))
 
 
+@functools.cache
 def lever_mesh() -> Mesh:
     """Returns the tap's lever: pivot at the origin, pointing to +x before :func:`lever_turn`."""
     stick = bent_tube([(-0.012, 0, 0), (0.02, 0, 0), (LEVER_TIP - 0.012, -0.012, 0.012)], 0.0075, "chrome", 8)
     return join(stick, sphere((0.017, 0.011, 0.011), (LEVER_TIP, -0.014, 0.013), "knob", 10, 6))
 
 
-def _hob(kitchen: Kitchen) -> Mesh:
-    x, z = kitchen.hob_x, COUNTER_Z
+def _hob(layout: Layout) -> Mesh:
+    x, z = layout.hob_x, COUNTER_Z
     parts = [box((x - 0.29, 0.06, z), (x + 0.29, 0.55, z + 0.006), "hob")]
     for dx, dy, r in ((-0.14, 0.18, 0.085), (0.14, 0.18, 0.085), (-0.14, 0.42, 0.07), (0.14, 0.42, 0.07)):
         parts.append(
@@ -353,8 +371,8 @@ def _hob(kitchen: Kitchen) -> Mesh:
     return join(*parts, *hood)
 
 
-def _window(kitchen: Kitchen) -> Mesh:
-    x = kitchen.sink_x
+def _window(layout: Layout) -> Mesh:
+    x = layout.sink_x
     a, b, z0, z1, y = x - 0.42, x + 0.42, 1.20, 2.05, WALL_Y - 0.012
     pane = quad([(a, y, z0), (b, y, z0), (b, y, z1), (a, y, z1)], "glass")
     bars = [

@@ -6,6 +6,7 @@ Shape letters: T frames, N vertices, F triangles.
 # ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +167,7 @@ def _leaning() -> Array:
     return multiply(about_y(np.array(0.55)), about_x(np.array(0.25)))
 
 
+@functools.cache
 def _prop_mesh(name: str) -> Mesh:
     if name == "carrot":
         return join(*[props.carrot_piece(k) for k in range(props.CARROT_PIECES)], props.carrot_leaves())
@@ -174,6 +176,7 @@ def _prop_mesh(name: str) -> Mesh:
     return getattr(props, name)()
 
 
+@functools.cache
 def _moving_mesh(name: str) -> Mesh:
     stem, _, number = name.partition("_")
     if number.isdigit():
