@@ -85,11 +85,13 @@ def test_poses_at_20_fps_for_video_at_30_fps():
 
 def test_null_poses_are_filled_or_refused():
     poses = [pose.numpy() for pose in random_poses(5)]
-    times = np.arange(5) / 10
+    times = np.arange(5) * 0.1
     broken = [poses[0], None, np.full((4, 4), np.nan), poses[3], None]
     filled = Trajectory.from_poses(times, broken)
-    known = Trajectory(torch.tensor([0.0, 0.3]), torch.from_numpy(np.stack([poses[0], poses[3]])))
-    np.testing.assert_allclose(filled.T_world_camera[1:3], known.at([0.1, 0.2]), atol=1e-12)
+    known = Trajectory(
+        torch.tensor([0.0, times[3]], dtype=torch.float64), torch.from_numpy(np.stack([poses[0], poses[3]]))
+    )
+    np.testing.assert_allclose(filled.T_world_camera[1:3], known.at(times[1:3]), atol=1e-12)
     np.testing.assert_allclose(filled.T_world_camera[4], poses[3], atol=1e-12)
     with pytest.raises(UserError, match="3 of 5 poses are missing"):
         Trajectory.from_poses(times, broken, null="refuse")

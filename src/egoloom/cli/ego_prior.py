@@ -93,6 +93,10 @@ def _render_correct(take: "EgoXTake", options: EgoPriorArguments) -> dict:
         # Poses placed by hand in the exo camera's own frame were placed in this very depth.
         depth_scale = 1.0
         options.notes.append("the world is the exo camera and its poses were placed in this depth: scale 1")
+    if depth_scale is None and options.estimate_pose:
+        # Estimated heads scale with the depth, so the picture does not depend on the scale at all.
+        depth_scale = 1.0
+        options.notes.append("poses are estimated from this very depth: the prior does not depend on its scale")
     frames, depth = take.exo_frames(), take.depth()
     ego_camera = take.ego_camera((options.size, options.size))
     if options.pose_editor:

@@ -17,10 +17,13 @@ from egoloom.cameras import Camera, invert, rotate_vectors, transform_points
 if TYPE_CHECKING:
     from egoloom.exo2ego.prior.scale import ScaleConfig
 
-UP_FACING_DEG = 30.0
+UP_FACING_DEG = 40.0
 HEAD_BEHIND_CAMERA_M = 0.09
 HEAD_RADIUS_M = 0.11
 MIN_POINTS = 10
+MIN_FLOOR_SHARE = 0.3
+TABLE_SHARE = 0.7
+PATH_REACH = 0.03  # of the image width
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,18 @@ def floor_cue(inputs: CueInputs, up_world: tuple[float, float, float] | None, co
     heights, pixels = _up_facing_heights(inputs, up)
     if len(heights) < 0.002 * inputs.static_depth_HW.size:
         return "no surface that faces up is seen"
-    on_floor = _lowest_mode(heights)
     path = inputs.T_world_ego_T[:, :3, 3] - (torch.from_numpy(eye_heights) - floor)[:, None] * up
-    height_depth, spread = _near_path(inputs, heights[on_floor], pixels[on_floor], path)
-    log_sigma = float(np.hypot(max(0.04, spread), sigma_m / camera_height_m))
-    return Cue("floor", camera_height_m / height_depth, log_sigma, int(on_floor.sum()), note)
+    near, share = _near_path(inputs, pixels, path)
+    below_wearer = heights[near]
+    lowest = heights[_lowest_mode(heights)]
+    doubt = 0.0
+    if share < MIN_FLOOR_SHARE or np.median(below_wearer) < TABLE_SHARE * np.median(lowest):
+        # Where the wearer stands no floor is seen: take the lowest level there is, which may still be a table top.
+        below_wearer, doubt, note = lowest, 0.35, f"{note}; the floor below the wearer is not seen"
+    low, height_depth, high = (float(value) for value in np.quantile(below_wearer, [0.16, 0.5, 0.84]))
+    spread = max(0.04, 0.5 * (high - low) / height_depth)
+    log_sigma = float(np.sqrt(spread**2 + (sigma_m / camera_height_m) ** 2 + doubt**2))
+    return Cue("floor", camera_height_m / height_depth, log_sigma, len(below_wearer), note)
 
 
 def _floor_height(
@@ -203,18 +213,20 @@ def _lowest_mode(heights: np.ndarray) -> np.ndarray:
     return np.abs(logs - 0.5 * (edges[level] + edges[level + 1])) < 0.25
 
 
-def _near_path(inputs: CueInputs, heights: np.ndarray, pixels: np.ndarray, path_N3: Tensor) -> tuple[float, float]:
-    """Weighted median height near the wearer's path on the floor, and its relative spread."""
+def _near_path(inputs: CueInputs, pixels: np.ndarray, path_N3: Tensor) -> tuple[np.ndarray, float]:
+    """Which up-facing pixels lie next to the wearer's path on the floor, and their share of the image there.
+
+    The share is 0 if the path is out of sight.
+    """
     footprints, _, seen = inputs.project_to_exo(path_N3)
-    weight = np.ones(len(heights))
-    if seen.any():
-        distance, _ = KDTree(footprints[seen]).query(pixels)
-        reach = 0.08 * inputs.static_depth_HW.shape[1]
-        weight = np.exp(-0.5 * np.minimum(distance / reach, 6.0) ** 2) + 1e-6
-    order = np.argsort(heights)
-    cumulative = np.cumsum(weight[order]) / weight.sum()
-    low, middle, high = (float(heights[order][np.searchsorted(cumulative, q)]) for q in (0.16, 0.5, 0.84))
-    return middle, 0.5 * (high - low) / middle
+    if not seen.any():
+        return np.zeros(len(pixels), bool), 0.0
+    rows, columns = inputs.static_depth_HW.shape
+    tree, reach = KDTree(footprints[seen]), PATH_REACH * columns
+    near = tree.query(pixels)[0] < reach
+    y, x = np.mgrid[0:rows:2, 0:columns:2]  # up-facing pixels are sampled with the same step
+    beside = tree.query(np.stack([x.ravel(), y.ravel()], -1))[0] < reach
+    return near, float(near.sum() / max(1, beside.sum()))
 
 
 # Head ------------------------------------------------------------------------------------------------------
