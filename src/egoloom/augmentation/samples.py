@@ -10,6 +10,15 @@ from egoloom.exo2ego.prior import EgoPrior, PriorConfig, render_ego_prior
 from egoloom.exo2ego.samples import GeneratorSample
 
 
+def generator_prior_config(*, is_metric: bool) -> PriorConfig:
+    """Returns how priors are rendered for the generator: what moves is drawn too, so that it sees hands and objects.
+
+    Args:
+        is_metric: The depth is metric already, as simulated depth is; otherwise one scale is solved for each clip.
+    """
+    return PriorConfig(depth_scale=1.0 if is_metric else None, include_dynamic=True)
+
+
 def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrior:
     """Renders the ego prior of a take as a square of ``size_px``."""
     return render_ego_prior(
@@ -38,7 +47,7 @@ def generator_sample(
     Returns:
         The sample (with the recorded ego frames as truth where the take has them) and the prior.
     """
-    prior = render_prior(take, size_px=size_px, config=prior_config or PriorConfig())
+    prior = render_prior(take, size_px=size_px, config=prior_config or generator_prior_config(is_metric=False))
     height, width = take.exo_TCHW.shape[2:]
     exo_width = max(grid_px, round(size_px * width / height / grid_px) * grid_px)
     # One scale for the whole clip, so that geometry and picture agree with the rendered prior.

@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> None:
 def _generate(options: Arguments, source, clips) -> dict:
     from egoloom.augmentation.generate import AugmentationConfig, generate_clips
     from egoloom.augmentation.generators import load_generator
+    from egoloom.augmentation.samples import generator_prior_config
     from egoloom.exo2ego.generation import GenerationConfig
-    from egoloom.exo2ego.prior import PriorConfig
 
     pipeline, name = load_generator(options.generator)
     is_metric = source.info.is_simulated if options.metric_depth is None else options.metric_depth
@@ -80,7 +80,7 @@ def _generate(options: Arguments, source, clips) -> dict:
         size_px=options.size,
         num_frames=options.num_frames,
         generation=GenerationConfig(num_steps=options.num_steps, seed=options.seed),
-        prior=PriorConfig(depth_scale=1.0) if is_metric else PriorConfig(),
+        prior=generator_prior_config(is_metric=is_metric),
     )
     report = generate_clips(source, clips, pipeline, options.out, generator=name, config=config)
     return {"num_done": report.num_done, "num_kept": report.num_kept, "failures": report.failures}

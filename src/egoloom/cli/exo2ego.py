@@ -192,20 +192,25 @@ def read_samples(
     """
     if not source.exists():
         raise UserError(f"There is no folder {source}", allowed="a clip store or a folder with meta.json")
+    from egoloom.clips import ClipStore
+
     if num_frames < 1:
         raise UserError(f"--num-frames {num_frames} is too few", allowed="1 or more")
     takes = _egox_takes(source, num_frames, take) if (source / "meta.json").is_file() else None
+    is_metric = takes is None and ClipStore.open(source).info.is_simulated
     takes = takes if takes is not None else _store_takes(source, num_frames, take, limit, need_truth)
     if not takes:
         raise UserError(
             f"{source} has no exo clip with depth and cameras" + (f" that matches {take!r}" if take else ""),
             fix="egoloom ingest egox, or egoloom kitchen, make such stores",
         )
-    from egoloom.augmentation.samples import generator_sample
+    from egoloom.augmentation.samples import generator_prior_config, generator_sample
 
     samples = []
     for exo_take in takes[:limit]:
-        sample, _ = generator_sample(exo_take, size_px=size_px)
+        sample, _ = generator_sample(
+            exo_take, size_px=size_px, prior_config=generator_prior_config(is_metric=is_metric)
+        )
         length_s = exo_take.clip.end_s - exo_take.clip.start_s
         samples.append((sample, Fraction(num_frames / length_s).limit_denominator(1001)))
     return samples

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
 from egoloom.augmentation.generators import load_generator
-from egoloom.augmentation.samples import generator_sample
+from egoloom.augmentation.samples import generator_prior_config, generator_sample
 from egoloom.augmentation.takes import load_take
 from egoloom.clips import Clip, ClipStore
 from egoloom.clips.files import write_text
@@ -19,7 +19,6 @@ from egoloom.errors import UserError
 from egoloom.evaluation.video_quality import psnr_db
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.lora import save_lora
-from egoloom.exo2ego.prior import PriorConfig
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
 from egoloom.exo2ego.training import train_generator, train_tiny_vae
@@ -34,18 +33,14 @@ NUM_MEASURED_TAKES = 12
 NUM_STRIPS = 4
 
 
-def prior_config(store: ClipStore) -> PriorConfig:
-    """Returns how priors are rendered: simulated depth is metric, real depth gets its scale solved per clip."""
-    return PriorConfig(depth_scale=1.0) if store.info.is_simulated else PriorConfig()
-
-
 def load_samples(config: DemoConfig, store: ClipStore, clips: Sequence[Clip]) -> list[GeneratorSample]:
     """Returns the generator's samples of exo clips with depth and cameras."""
     samples = []
+    prior = generator_prior_config(is_metric=store.info.is_simulated)
     for clip in track(clips, "ego priors", transient=True):
         take = load_take(store, clip, num_frames=config.generated_frames)
         size_px = config.generated_size_px
-        samples.append(generator_sample(take, size_px=size_px, prior_config=prior_config(store))[0])
+        samples.append(generator_sample(take, size_px=size_px, prior_config=prior)[0])
     return samples
 
 
@@ -105,7 +100,7 @@ def generate_marked(config: DemoConfig, data: DemoData, out: Path) -> dict[str, 
         size_px=config.generated_size_px,
         num_frames=config.generated_frames,
         generation=GENERATION,
-        prior=prior_config(source),
+        prior=generator_prior_config(is_metric=source.info.is_simulated),
     )
     report = generate_clips(
         source,
