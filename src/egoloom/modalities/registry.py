@@ -23,6 +23,8 @@ class Computable:
 MODALITIES: dict[str, Computable] = {
     "flow": Computable("flow", "FlowConfig", "dense optical flow (DIS; RAFT with weights of yours)"),
     "spectrogram": Computable("spectrogram", "SpectrogramConfig", "log-mel spectrogram of the sound"),
+    "imu": Computable("imu", "ImuConfig", "direction of gravity for the IMU track, for aligned windows"),
+    "objects": Computable("objects", "ObjectsConfig", "boxes from an ONNX detector of yours (--model, --class-names)"),
 }
 
 
