@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from egoloom.augmentation.takes import ExoTake
 from egoloom.exo2ego.clip_geometry import geometry_from_cameras
 from egoloom.exo2ego.prior import EgoPrior, PriorConfig, render_ego_prior
+from egoloom.exo2ego.prior.background import BackgroundConfig
 from egoloom.exo2ego.samples import GeneratorSample
 
 
@@ -14,9 +15,14 @@ def generator_prior_config(*, is_metric: bool) -> PriorConfig:
     """Returns how priors are rendered for the generator: what moves is drawn too, so that it sees hands and objects.
 
     Args:
-        is_metric: The depth is metric already, as simulated depth is; otherwise one scale is solved for each clip.
+        is_metric: The depth is metric already, as simulated depth is, and sharp at edges, so that less of it has to
+            be thrown away (coverage .51 instead of .35 on small kitchen takes); otherwise one scale is solved for
+            each clip, and the neighbourhood of edges is left out.
     """
-    return PriorConfig(depth_scale=1.0 if is_metric else None, include_dynamic=True)
+    if not is_metric:
+        return PriorConfig(include_dynamic=True)
+    background = BackgroundConfig(edge_px=0, dilate_px=1, mesh_step=0.08)
+    return PriorConfig(depth_scale=1.0, include_dynamic=True, background=background)
 
 
 def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrior:
