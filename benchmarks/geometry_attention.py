@@ -18,6 +18,7 @@ smallest of several alternating runs, in CPU seconds (all threads), because mach
 """
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def measure_memory(method: str, layout: CanvasLayout, heads: int, dtype: torch.d
     small = canvas(TOKENS_PER_FRAME)
     layer_of(method, small, make_inputs(small, 1, dtype), scale)()  # libraries allocate on first use
     inputs = make_inputs(layout, heads, dtype)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # gives freed memory back, which a layer could otherwise use unseen
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = resident_mb("VmRSS")
     started = time.process_time()

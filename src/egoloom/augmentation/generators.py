@@ -26,7 +26,7 @@ def load_generator(folder: Path) -> tuple[EgoXPipeline, str]:
     # The loader's own bars and remarks about annotations say nothing to a user.
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-    pipeline = EgoXPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = EgoXPipeline.from_pretrained(folder, dtype=torch.float32)
     lora = folder.parent / LORA_FOLDER
     if lora.is_dir():
         pipeline.load_lora(lora)

@@ -19,6 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from egoloom.errors import UserError
 from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance, GuidanceMode, check_mode
 from egoloom.exo2ego.bias import DirectionTables
+from egoloom.exo2ego.codec import PatchAutoencoder
 from egoloom.exo2ego.conditioning import (
     canvas_mask,
     condition,
@@ -35,6 +36,9 @@ from egoloom.exo2ego.schedule import set_noise_levels
 from egoloom.exo2ego.text import embed_texts
 from egoloom.exo2ego.wan import load_wan_components
 from egoloom.exo2ego.windows import known_latent_frames, plan_windows
+
+# diffusers opens saved pipelines only from modules that are imported already: never code that a folder names.
+SAVED_COMPONENTS = (GeometryGuidance, PatchAutoencoder)
 
 
 @dataclass

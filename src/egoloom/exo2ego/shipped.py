@@ -39,7 +39,7 @@ def load_generator(model: str | Path = "builtin", lora: str | Path | None = None
     else:
         disable_progress_bar()
         try:
-            pipeline = EgoXPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+            pipeline = EgoXPipeline.from_pretrained(folder, dtype=torch.float32)
         finally:
             enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)

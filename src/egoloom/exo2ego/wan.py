@@ -31,7 +31,7 @@ def load_wan_components(folder: Path, torch_dtype: torch.dtype, geometry_scale: 
                 f"{folder} holds no {name}",
                 allowed="a local folder of Wan image-to-video weights in diffusers layout, with transformer/ and vae/",
             )
-    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch_dtype)
+    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch_dtype)
     guidance = GeometryGuidance(
         mode="blocks",
         scale_training=1.0,
@@ -40,7 +40,7 @@ def load_wan_components(folder: Path, torch_dtype: torch.dtype, geometry_scale: 
         num_heads=transformer.config["num_attention_heads"],
     )
     return {
-        "vae": AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        "vae": AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32),
         "transformer": transformer,
         "scheduler": build_scheduler("unipc", _flow_shift(folder)),
         "guidance": guidance,
@@ -61,8 +61,8 @@ def _optional_components(folder: Path, torch_dtype: torch.dtype) -> dict[str, An
 
     readers = {
         "tokenizer": lambda path: AutoTokenizer.from_pretrained(path),
-        "text_encoder": lambda path: UMT5EncoderModel.from_pretrained(path, torch_dtype=torch_dtype),
+        "text_encoder": lambda path: UMT5EncoderModel.from_pretrained(path, dtype=torch_dtype),
         "image_processor": lambda path: CLIPImageProcessor.from_pretrained(path),
-        "image_encoder": lambda path: CLIPVisionModel.from_pretrained(path, torch_dtype=torch_dtype),
+        "image_encoder": lambda path: CLIPVisionModel.from_pretrained(path, dtype=torch_dtype),
     }
     return {name: read(folder / name) for name, read in readers.items() if (folder / name).is_dir()}
