@@ -1,6 +1,8 @@
 """The verb: train, continue, generate, keep finished clips, plan, bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,13 @@ def test_lora_on_top_of_a_trained_generator(run: Path, wall_store: Path, tmp_pat
     assert [path.name for path in (tmp_path / "videos").glob("*.mp4")] == ["take1_exo.mp4"]
 
 
+def test_the_generator_that_ships_works_in_a_process_of_its_own(wall_store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "egoloom", "exo2ego", "generate", str(wall_store), "--limit", "1", "--json"]
+    result = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=True)
+    assert (tmp_path / "take0_exo.mp4").is_file()
+    assert json.loads(result.stdout)["clips"][0]["psnr_db"] > 5
+
+
 def test_memory_plan_is_printed(capsys) -> None:
     main(["generate", "--plan", "--json"])
     plans = json.loads(capsys.readouterr().out)
@@ -57,7 +66,7 @@ def test_memory_plan_is_printed(capsys) -> None:
 def test_bad_input(tmp_path: Path, wall_store: Path) -> None:
     with pytest.raises(UserError, match="no generator recipe"):
         main(["train", "nothing", "--store", str(wall_store)])
-    with pytest.raises(UserError, match="There is no folder"):
+    with pytest.raises(UserError, match="There is no folder or video"):
         main(["generate", str(tmp_path / "absent")])
     with pytest.raises(UserError, match="no exo clip with depth"):
         main(["generate", str(wall_store), "--take", "other"])

@@ -31,11 +31,27 @@ RECIPES: dict[str, GeneratorRecipe] = {
     "kitchen-tiny": GeneratorRecipe(
         summary="the tiny generator that ships, all weights, on kitchen takes",
         tiny=TinyConfig(),
-        training=TINY_GENERATOR_TRAINING.model_copy(update={"num_steps": 4000, "window_frames": 9}),
+        training=TINY_GENERATOR_TRAINING.model_copy(
+            update={
+                "num_steps": 7000,
+                "batch_size": 2,
+                "learning_rate": 1.2e-3,
+                "warmup_steps": 50,
+                "noise_bias": 6.0,
+                "ema_decay": 0.995,
+                "window_frames": 9,
+            }
+        ),
     ),
     "tiny-lora": GeneratorRecipe(
         summary="a LoRA on the tiny generator for the takes at hand",
         training=TINY_LORA_TRAINING,
+    ),
+    "tiny-overfit": GeneratorRecipe(
+        summary="all weights of the tiny generator on one take (--limit 1): a check that it can learn, no result",
+        training=TINY_GENERATOR_TRAINING.model_copy(
+            update={"num_steps": 400, "batch_size": 1, "learning_rate": 1.2e-3, "noise_bias": 6.0}
+        ),
     ),
     "egox-lora": GeneratorRecipe(
         summary="the published settings: LoRA of rank 256 on Wan 2.1 14B (needs its weights and GPUs)",

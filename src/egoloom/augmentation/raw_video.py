@@ -1,0 +1,229 @@
+"""A raw third-person video becomes a take: person found, head pose estimated, depth given or from a network.
+
+For surveillance or drone footage and anything else that comes without a data set around it. What is not known is stated
+by the caller (field of view, depth, a moving camera's trajectory) and never invented.
+
+Shape letters: T time, C colours, H, W rows and columns of the video.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
+from torch import Tensor
+
+from egoloom.augmentation.takes import ExoTake
+from egoloom.cameras import Camera, Pinhole, PosedCamera
+from egoloom.clips import Clip
+from egoloom.clips.media import VideoReader, read_arrays
+from egoloom.errors import UserError
+from egoloom.exo2ego.prior import fuse_background
+from egoloom.exo2ego.prior.depth_networks import TransformersDepth
+from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses, read_keypoints
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
+# A second moving body of this share of the first, and this tall, is taken for a second person.
+SECOND_BODY_SHARE, SECOND_BODY_HEIGHT = 0.35, 0.25
+
+
+class RawVideoConfig(BaseModel):
+    """What is known about a raw exo video.
+
+    Attributes:
+        depth: An ``.npz`` with ``depth_m [T, H, W]`` and ``times_s [T]``, or a folder of a depth network.
+        depth_range_m: Nearest and farthest distance in the scene; needed where the network gives relative depth.
+        fov_deg: Horizontal field of view of the exo camera, where there is no calibration.
+        calibration: JSON of the exo camera with its pose or trajectory (a clip store's calibration file).
+        keypoints: JSON with pixels of head and hands, see ``egoloom ego-prior --help``.
+        person_mask: An ``.npz`` with ``mask [T, H, W]`` of the wearer; found by what moves if absent.
+        ego_fov_deg: Field of view of the wearer's camera to be shown.
+        max_size_px: Larger videos are scaled down to this height.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: Path | None = None
+    depth_range_m: tuple[float, float] | None = None
+    fov_deg: float = Field(default=60.0, gt=5, lt=170)
+    calibration: Path | None = None
+    keypoints: Path | None = None
+    person_mask: Path | None = None
+    ego_fov_deg: float = Field(default=80.0, gt=20, lt=150)
+    max_size_px: int = Field(default=256, ge=32)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a video file by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def take_from_video(path: Path, config: RawVideoConfig, *, num_frames: int, size_px: int = 64) -> ExoTake:
+    """Returns a take with estimated ego poses from a raw third-person video.
+
+    Args:
+        path: The video.
+        config: What is known about it.
+        num_frames: Frames read, spread over its length.
+        size_px: Side of the ego camera's frames.
+
+    Raises:
+        UserError: If there is no depth, nobody (or more than one person) is in view, or a file does not fit.
+    """
+    _check_known(path, config)
+    with VideoReader(path) as reader:
+        times_s = np.arange(num_frames) * reader.duration_s / num_frames
+        frames = _scale_down(reader.frames_at(times_s), config.max_size_px)
+        duration_s, fps = reader.duration_s, num_frames / reader.duration_s
+    height, width = frames.shape[2:]
+    depth = read_depth(frames, times_s, config)
+    camera, T_world_exo = _exo_camera(config, (width, height), times_s)
+    person = _person(frames, depth, config, is_moving=T_world_exo.ndim == 3)
+    refuse_two_people(person)
+    estimate = estimate_ego_poses(
+        depth,
+        person,
+        camera,
+        T_world_exo,
+        # Without a calibration the world is the exo camera, held upright; with one, worlds are z up.
+        up_world=(0.0, -1.0, 0.0) if config.calibration is None else (0.0, 0.0, 1.0),
+        fps=fps,
+        keypoints=_keypoints(config, len(frames)),
+    )
+    focal_px = 0.5 * size_px / math.tan(math.radians(config.ego_fov_deg) / 2)
+    centre_px = (size_px - 1) / 2
+    ego = Pinhole(torch.tensor([focal_px, focal_px, centre_px, centre_px], dtype=torch.float64), (size_px, size_px))
+    name = path.stem
+    clip = Clip(name, name, "", "exo", name, 0.0, duration_s, "test")
+    return ExoTake(clip, times_s, frames, depth, camera, T_world_exo, ego, estimate.T_world_ego_T, None)
+
+
+def _check_known(path: Path, config: RawVideoConfig) -> None:
+    if not path.is_file():
+        raise UserError(f"There is no video {path}")
+    if config.depth is None:
+        raise UserError(
+            f"{path} has no depth, so nothing says where its pixels lie in the room",
+            allowed="--depth with a folder of a depth network (transformers weights, e.g. Depth Anything V2 Metric), "
+            "or an .npz with depth_m [T, H, W] and times_s [T]",
+            fix=f"egoloom exo2ego generate {path} --depth NETWORK_FOLDER",
+        )
+
+
+def _scale_down(frames_TCHW: np.ndarray, max_px: int) -> np.ndarray:
+    height, width = frames_TCHW.shape[2:]
+    if height <= max_px:
+        return frames_TCHW
+    size = (max_px, max(1, round(width * max_px / height)))
+    small = torch.nn.functional.interpolate(torch.from_numpy(frames_TCHW).float(), size=size, mode="area")
+    return small.round().to(torch.uint8).numpy()
+
+
+def read_depth(frames_TCHW: np.ndarray, times_s: np.ndarray, config: RawVideoConfig) -> np.ndarray:
+    """Returns depth in metres, float32 ``[T, H, W]`` on the grid of the frames; 0 is unknown."""
+    assert config.depth is not None
+    if config.depth.is_dir():
+        network = TransformersDepth(config.depth)
+        depth = network.depth(frames_TCHW)
+        return depth if network.kind == "metric" else metric_from_relative(depth, config.depth_range_m)
+    arrays = read_arrays(config.depth)
+    if not {"depth_m", "times_s"} <= set(arrays) or len(arrays["depth_m"]) != len(arrays["times_s"]):
+        raise UserError(f"{config.depth} holds {sorted(arrays)}", allowed="depth_m [T, H, W] and times_s [T]")
+    shown = np.searchsorted(arrays["times_s"], times_s + 1e-4, side="right") - 1
+    depth = arrays["depth_m"][np.clip(shown, 0, None)].astype(np.float32)
+    grid = torch.from_numpy(np.nan_to_num(depth, posinf=0, neginf=0))[:, None]
+    return torch.nn.functional.interpolate(grid, size=frames_TCHW.shape[2:], mode="nearest-exact")[:, 0].numpy()
+
+
+def metric_from_relative(inverse_THW: np.ndarray, range_m: tuple[float, float] | None) -> np.ndarray:
+    """Returns metres from relative inverse depth: its 2nd and 98th percentile lie at the far and the near distance.
+
+    Raises:
+        UserError: If no sensible range was given; relative depth alone has neither scale nor offset.
+    """
+    if range_m is None or not 0 < range_m[0] < range_m[1]:
+        raise UserError(
+            f"The network gives relative depth, and the range is {range_m}",
+            allowed="--depth-range NEAR FAR in metres, 0 < NEAR < FAR",
+            fix="give the range, or a metric network",
+        )
+    near, far = range_m
+    low, high = np.quantile(inverse_THW, [0.02, 0.98])
+    share = np.clip((inverse_THW - low) / max(high - low, 1e-9), 0, 1)
+    return (1 / (1 / far + share * (1 / near - 1 / far))).astype(np.float32)
+
+
+def _exo_camera(config: RawVideoConfig, size: tuple[int, int], times_s: np.ndarray) -> tuple[Camera, Tensor]:
+    """The camera of the frames and its pose ``[4, 4]``, or ``[T, 4, 4]`` where it moves."""
+    width, height = size
+    if config.calibration is None:
+        focal_px = 0.5 * width / math.tan(math.radians(config.fov_deg) / 2)
+        params = torch.tensor([focal_px, focal_px, (width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
+        return Pinhole(params, size), torch.eye(4, dtype=torch.float64)
+    try:
+        posed = PosedCamera.from_dict(json.loads(config.calibration.read_text()))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{config.calibration} holds no calibration: {error!r}") from error
+    camera = posed.camera.resize(width, height)
+    if len(posed.trajectory) == 1:
+        return camera, posed.trajectory.T_world_camera[0]
+    return camera, posed.trajectory.at(torch.from_numpy(times_s), tolerance_s=0.25)
+
+
+def _keypoints(config: RawVideoConfig, num_frames: int) -> dict[str, np.ndarray] | None:
+    if config.keypoints is None:
+        return None
+    keypoints = read_keypoints(config.keypoints)
+    for name, values in keypoints.items():
+        if len(values) != num_frames:
+            raise UserError(
+                f"{config.keypoints}: {name} has {len(values)} entries", allowed=f"{num_frames}, one for each frame"
+            )
+    return keypoints
+
+
+def _person(frames_TCHW: np.ndarray, depth_THW: np.ndarray, config: RawVideoConfig, *, is_moving: bool) -> np.ndarray:
+    if config.person_mask is not None:
+        mask = read_arrays(config.person_mask).get("mask")
+        if mask is None or len(mask) != len(frames_TCHW):
+            raise UserError(f"{config.person_mask} holds no fitting mask", allowed=f"mask [{len(frames_TCHW)}, H, W]")
+        grid = torch.from_numpy(np.ascontiguousarray(mask)).float()[:, None]
+        return (torch.nn.functional.interpolate(grid, size=frames_TCHW.shape[2:])[:, 0] > 0.5).numpy()
+    if is_moving:
+        raise UserError(
+            "A moving camera sees everything move, so the person cannot be told from the room",
+            fix="--person-mask FILE.npz with mask [T, H, W], or --keypoints FILE.json with a mask",
+        )
+    return fuse_background(frames_TCHW, depth_THW).is_dynamic_THW
+
+
+def refuse_two_people(person_THW: np.ndarray) -> None:
+    """Raises a UserError where a second body, nearly as large as the first, is in most frames that show anybody.
+
+    Args:
+        person_THW: Pixels of whoever moves.
+    """
+    height = person_THW.shape[1]
+    num_seen = num_double = 0
+    for mask in person_THW:
+        labels, count = ndimage.label(ndimage.binary_closing(mask, iterations=2))  # type: ignore[misc]
+        if not count:
+            continue
+        num_seen += 1
+        sizes = ndimage.sum_labels(mask, labels, np.arange(1, count + 1))
+        boxes = ndimage.find_objects(labels)
+        large = [
+            index
+            for index in range(count)
+            if sizes[index] >= SECOND_BODY_SHARE * max(sizes)
+            and boxes[index][0].stop - boxes[index][0].start >= SECOND_BODY_HEIGHT * height
+        ]
+        num_double += len(large) > 1
+    if num_double > 0.5 * num_seen:
+        raise UserError(
+            f"Two people move in {num_double} of {num_seen} frames, and nothing says whose view is meant",
+            fix="--person-mask FILE.npz with mask [T, H, W] of one of them",
+        )
