@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from egoloom.cli.exo2ego import main
+from egoloom.cli.main import run_verb
 from egoloom.clips.media import VideoReader
 from egoloom.errors import UserError
 
@@ -74,5 +75,7 @@ def test_bad_input(tmp_path: Path, wall_store: Path) -> None:
         main(["dream"])
     with pytest.raises(UserError, match="There is no generator at"):
         main(["generate", str(wall_store), "--model", str(tmp_path), "--num-frames", "5"])
+    with pytest.raises(UserError, match=r"fov_deg.*500"):
+        run_verb(["exo2ego", "generate", str(wall_store), "--fov-deg", "500"])
     with pytest.raises(UserError, match="No source"):
         main(["generate"])

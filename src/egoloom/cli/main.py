@@ -56,7 +56,15 @@ def run_verb(arguments: list[str]) -> None:
     if name not in VERBS:
         raise UserError(f"Unknown verb: {name!r}", allowed=", ".join(VERBS), fix="egoloom --help")
     module = importlib.import_module(f"egoloom.cli.{VERBS[name].module}")
-    module.main(rest)
+    try:
+        module.main(rest)
+    except Exception as error:
+        # Options become configurations that check their own ranges; loading pydantic only to catch would cost time.
+        if type(error).__name__ != "ValidationError":
+            raise
+        from egoloom.recipes.run_config import describe
+
+        raise UserError(f"An option does not fit: {describe(error)}", fix=f"egoloom {name} --help") from error  # type: ignore[arg-type]
 
 
 def main(arguments: list[str] | None = None) -> None:
