@@ -35,6 +35,8 @@ class EgoPriorArguments:
     """Factor on depth; solved from the scene if not given (correct mode)."""
     calibration: Path | None = None
     """Lens calibration; looked for beside and above the takes if not given."""
+    store: Path | None = None
+    """Also append the prior to this clip store (made if it is not there)."""
     size: int = 448
     """Side of the square prior in pixels (correct mode)."""
     dynamic: bool | None = None
@@ -199,6 +201,13 @@ def _write(take: "EgoXTake", options: EgoPriorArguments, prior: "EgoPrior", ego_
     if is_file:
         with atomic_path(options.out) as temporary:
             shutil.copyfile(path, temporary)
+    if options.store:
+        from egoloom.exo2ego.prior.clip_store import append_prior
+
+        options.notes.append(
+            f"{options.store}: clip {append_prior(options.store, prior, source, mode=options.mode).clip_id}"
+        )
+        notes = [*dict.fromkeys([*take.notes, *options.notes])]
     if options.rerun:
         from egoloom.exo2ego.prior.rerun_scene import write_rerun
 

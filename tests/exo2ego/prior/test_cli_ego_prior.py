@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from egoloom.cameras import PosedCamera
 from egoloom.cli.ego_prior import main
-from egoloom.clips.media import VideoReader
+from egoloom.clips import ClipStore, Modality
+from egoloom.clips.media import VideoReader, read_arrays
 from egoloom.errors import UserError
 from egoloom.ingest.egox import read_takes
 
@@ -42,6 +44,23 @@ def test_writes_the_layout_and_it_can_be_read_again(egox_folder, tmp_path, capsy
     torch.testing.assert_close(again.T_world_ego(), read_takes(folder)[0].T_world_ego())
     assert again.depth(full_grid=True).shape == (6, 120, 168)
     assert again.ego_prior_frames().shape == (6, 3, 64, 64)
+
+
+def test_prior_enters_a_clip_store_marked(egox_folder, tmp_path, capsys):
+    folder = egox_folder()
+    arguments = [str(folder), "--out", str(tmp_path / "prior.mp4"), "--size", "64", "--depth-scale", "1"]
+    main([*arguments, "--store", str(tmp_path / "store")])
+    store = ClipStore.open(tmp_path / "store")
+    store.validate()
+    (clip,) = store.clips
+    assert (clip.clip_id, clip.is_generated, clip.generator) == ("room-prior", True, "ego-prior-correct")
+    holes = read(tmp_path / "prior/videos/room/hole_mask.mp4")[:, 0] > 128
+    depth = read_arrays(store.media_path(Modality.DEPTH, clip.video_id))["depth_m"]
+    assert (depth[holes] == 0).mean() > 0.98  # the mask went through a video codec
+    camera = PosedCamera.from_dict(store.load_calibration(clip.video_id))
+    torch.testing.assert_close(camera.trajectory.T_world_camera, read_takes(folder)[0].T_world_ego())
+    with pytest.raises(UserError, match="already"):
+        main([*arguments, "--store", str(tmp_path / "store")])
 
 
 def test_solver_and_notes_are_reported(egox_folder, tmp_path, capsys):
