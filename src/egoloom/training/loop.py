@@ -33,6 +33,7 @@ from egoloom.training.checkpoints import (
 )
 from egoloom.training.config import OptimisationConfig
 from egoloom.training.interruption import deferred_interrupts
+from egoloom.training.quantisation import make_quantisation_aware
 from egoloom.training.schedule import learning_rate
 from egoloom.training.tasks import Task
 
@@ -86,6 +87,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = model
         optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+        if config.quantisation_aware:
+            make_quantisation_aware(model)
         compiled = torch.compile(model) if config.compile else model
         self.network, self.optimizer = self.accelerator.prepare(compiled, optimizer)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
