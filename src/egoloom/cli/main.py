@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "view": Verb("view", "write a side-by-side video of one clip with all its modalities"),
     "train": Verb("train", "train one recogniser on labels"),
     "distill": Verb("distill", "teach an RGB-only student with multimodal teachers"),
+    "experiment": Verb("experiment", "compare training with and without teachers, or generated clips, over seeds"),
     "evaluate": Verb("evaluate", "measure accuracy and calibration of a run or a file of scores"),
     "calibrate": Verb("calibrate", "make stated probabilities true on held-out clips"),
     "predict": Verb("predict", "name the action in a video"),

@@ -1,0 +1,1 @@
+"""Controlled comparisons: several settings, several seeds, intervals, gains and losses alike."""

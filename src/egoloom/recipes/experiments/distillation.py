@@ -1,0 +1,213 @@
+"""Does a student that every sensor taught beat the same network trained on labels? On the kitchen, in three settings.
+
+Simulated data, tiny networks: the figures say how the method behaves, not how good it is on real recordings.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from egoloom.clips import ClipStore
+from egoloom.clips.transforms import ViewConfig
+from egoloom.distillation.config import DistillationConfig
+from egoloom.distillation.losses import DistillationLossConfig
+from egoloom.distillation.teachers import TeacherEnsembleConfig
+from egoloom.errors import UserError
+from egoloom.recipes.experiments.records import ExperimentRecord
+from egoloom.recipes.experiments.relabelled import relabelled_store, with_fewer_labels, with_wrong_labels
+from egoloom.recipes.experiments.runs import Finished, Job, run_jobs
+from egoloom.recipes.run_config import RunConfig
+from egoloom.training.config import DataConfig, EvaluationConfig, ModelConfig, OptimisationConfig
+
+REPORT_SPLITS = ("test", "unseen_participant", "unseen_kitchen")
+VIEW = ViewConfig(num_frames=8, size_px=64, max_boxes=6, num_spectrogram_columns=100)
+TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flow": ("edge_tiny", {"input_modality": "flow"}),
+    "boxes": ("layout_tiny", {}),
+    "audio": ("spectrogram_tiny", {}),
+    "imu": ("imu_tiny", {}),
+}
+OMNIVOROUS = {"modalities": ["rgb", "flow", "boxes", "spectrogram", "imu"]}
+
+
+class DistillationExperiment(BaseModel):
+    """Size of the experiment.
+
+    Attributes:
+        store: A kitchen store; made (``num_takes``, ``data_seed``) if absent.
+        num_takes: Takes of the kitchen.
+        data_seed: Seed of the kitchen.
+        num_seeds: Seeds; each draws the labels that are wrong or missing anew, and all networks.
+        epochs: Of every network.
+        noise_share: Share of wrong training labels in the setting ``noisy``.
+        labels_per_action: Labelled clips of an action in the setting ``pool``; the others teach unlabelled.
+        num_workers: Training processes at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: Path | None = None
+    num_takes: int = Field(default=612, ge=40)
+    data_seed: int = 3
+    num_seeds: int = Field(default=3, ge=1)
+    epochs: int = Field(default=24, ge=1)
+    noise_share: float = Field(default=0.3, ge=0, le=0.9)
+    labels_per_action: int = Field(default=5, ge=1)
+    num_workers: int = Field(default=2, ge=1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Labels of one setting."""
+
+    name: str
+    teaches_unlabelled: bool
+    weight_of_labels: float
+
+
+# The label term of the student weighs less where labels are wrong; chosen on validation clips of another seed.
+SETTINGS = (Setting("clean", False, 0.5), Setting("pool", True, 0.5), Setting("noisy", False, 0.0))
+
+
+def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[str, Any]:
+    """Runs what is missing and writes the record after every finished run.
+
+    Args:
+        config: The size.
+        out: Folder of all runs; the same command continues there.
+        record_path: The record.
+
+    Returns:
+        The record as plain values.
+    """
+    store = open_kitchen(config.store, out / "kitchen", config.num_takes, config.data_seed)
+    record = ExperimentRecord("distillation", _about(config, store))
+
+    def keep(finished: Finished) -> None:
+        for treatment, figures in finished.figures.items():
+            record.add(finished.job.setting, treatment, finished.job.seed, figures)
+        record.save(record_path, gains(record))
+
+    jobs = [plan(config, store, out, setting, seed) for seed in range(config.num_seeds) for setting in SETTINGS]
+    # Students last: they need their teachers.
+    for stage, description in ((0, "teachers and baselines"), (1, "students")):
+        chosen = [job for group in jobs for job in group[stage]]
+        run_jobs(chosen, num_workers=config.num_workers, description=description, on_finished=keep)
+    record.values = {key: record.values[key] for key in sorted(record.values, key=_order)}
+    record.save(record_path, gains(record))
+    return record.to_dict(gains(record))
+
+
+def open_kitchen(given: Path | None, path: Path, num_takes: int, seed: int) -> ClipStore:
+    """Returns the store given, or the kitchen of this experiment, made if it is not there.
+
+    Raises:
+        UserError: If the store has no action labels.
+    """
+    if given is not None:
+        store = ClipStore.open(given)
+        if "action" not in store.num_classes():
+            raise UserError(f"{given} has no action labels", fix="egoloom kitchen --out STORE")
+        return store
+    from egoloom.kitchen.settings import KitchenSettings
+    from egoloom.kitchen.store import make_store
+
+    return make_store(path, num_clips=num_takes, settings=KitchenSettings(seed=seed), num_workers=os.cpu_count() or 1)
+
+
+def plan(
+    config: DistillationExperiment, store: ClipStore, out: Path, setting: Setting, seed: int
+) -> tuple[list[Job], list[Job]]:
+    """Returns the networks that learn from labels, and the student that they teach."""
+    folder = out / setting.name / f"seed{seed}"
+    labels = _labels(config, store, out, setting, seed)
+    base = _label_run(config, labels, seed)
+    networks: dict[str, tuple[str, dict[str, Any]]] = {"rgb_labels": ("edge_tiny", {}), **TEACHERS}
+    first = [
+        Job(setting.name, name, seed, with_model(base, model, options), folder / name)
+        for name, (model, options) in networks.items()
+    ]
+    omnivorous = with_model(base, "omnivorous", OMNIVOROUS)
+    first.append(Job(setting.name, "omnivorous", seed, omnivorous, folder / "omnivorous", test_modality="rgb"))
+    teaching = DistillationConfig(
+        teachers=tuple(folder / name for name in networks),
+        ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5, mixing="probabilities"),
+        loss=DistillationLossConfig(temperature=2.0, lambda_ground_truth=setting.weight_of_labels),
+        unlabelled_splits=("unlabelled",) if setting.teaches_unlabelled else (),
+    )
+    student = base.model_copy(update={"distillation": teaching})
+    return first, [Job(setting.name, "student", seed, student, folder / "student", with_ensemble=True)]
+
+
+def with_model(config: RunConfig, name: str, options: dict[str, Any]) -> RunConfig:
+    """Returns a run with another network."""
+    return config.model_copy(update={"model": ModelConfig(name=name, options=options)})
+
+
+def _label_run(config: DistillationExperiment, store: ClipStore, seed: int) -> RunConfig:
+    return RunConfig(
+        recipe="experiment",
+        data=DataConfig(store=store.path, report_splits=REPORT_SPLITS),
+        model=ModelConfig(name="edge_tiny"),
+        view=VIEW,
+        optimisation=OptimisationConfig(epochs=config.epochs, learning_rate=4e-3, seed=seed),
+        evaluation=EvaluationConfig(num_clips=3),
+    )
+
+
+def _labels(config: DistillationExperiment, store: ClipStore, out: Path, setting: Setting, seed: int) -> ClipStore:
+    path = out / "labels" / f"{setting.name}-{seed}"
+    if setting.name == "noisy":
+        return relabelled_store(store, path, with_wrong_labels(store, config.noise_share, seed))
+    if setting.name == "pool":
+        return relabelled_store(store, path, with_fewer_labels(store, config.labels_per_action, seed))
+    return store
+
+
+def gains(record: ExperimentRecord) -> list[dict[str, Any]]:
+    """Returns what the student gains or loses over its rivals, as far as the runs are there."""
+    wanted: Sequence[tuple[str, str, str | None]] = (
+        ("rgb_labels", "top1", None),
+        ("omnivorous", "top1", None),
+        ("ensemble", "top1", None),
+        ("rgb_labels", "ece", None),
+        ("rgb_labels", "ece_uncalibrated", None),
+        ("rgb_labels", "nll", None),
+        ("rgb_labels", "top1_one_view", None),
+        ("rgb_labels", "top1_one_view", "top1"),
+    )
+    found = []
+    for setting in (setting.name for setting in SETTINGS):
+        for rival, metric, other in wanted:
+            ours, theirs = (record.values.get((setting, name), {}) for name in ("student", rival))
+            if set(ours) & set(theirs):
+                found.append(record.gain(setting, "student", rival, metric, other))
+    return found
+
+
+def _order(key: tuple[str, str]) -> tuple[int, int]:
+    settings = [setting.name for setting in SETTINGS]
+    treatments = ["rgb_labels", *TEACHERS, "ensemble", "omnivorous", "student"]
+    return settings.index(key[0]), treatments.index(key[1])
+
+
+def _about(config: DistillationExperiment, store: ClipStore) -> dict[str, Any]:
+    counts = {split: len(store.select(split=split, labelled=True)) for split in ("train", "validation", *REPORT_SPLITS)}
+    return {
+        "data": f"{store.info.name} (simulated)" if store.info.is_simulated else store.info.name,
+        "command": " ".join(["egoloom", *sys.argv[1:]]) if sys.argv[1:2] == ["experiment"] else "",
+        "num_labelled_clips": counts,
+        "protocol": "3 clips x 1 crop, mean of logits; figures over the three report splits together",
+        "settings": {
+            "clean": "all training labels",
+            "pool": f"{config.labels_per_action} labels an action, all other training and unlabelled clips unlabelled",
+            "noisy": f"{config.noise_share:.0%} of the training labels wrong",
+        },
+        "networks": {"rgb_labels": "edge_tiny on RGB", **{name: model for name, (model, _) in TEACHERS.items()}},
+        "config": config.model_dump(mode="json", exclude={"store"}),
+    }
