@@ -26,6 +26,7 @@ SHORTER = {
     "--num-clips 300": "--num-clips 40 --size 64 --no-anti-aliasing --workers 1",
     "train tiny": "train tiny --optimisation.epochs 2",
     "distill tiny": "distill tiny --optimisation.epochs 2",
+    "bench runs/student": "bench runs/student --seconds 0.05 --max-clips 8",
 }
 REAL = "../shared/data"
 

@@ -1,15 +1,56 @@
-"""Generators on disk: a pipeline folder with its LoRA beside it, and the name that its clips carry."""
+"""What makes ego clips: a trained pipeline with its LoRA, the one that ships, or plain inpainting of the prior."""
 
 import hashlib
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from diffusers.utils import logging as diffusers_logging
 
 from egoloom.errors import UserError
+from egoloom.exo2ego import shipped
 from egoloom.exo2ego.pipeline import EgoXPipeline
+from egoloom.exo2ego.samples import GeneratorSample
 
 LORA_FOLDER = "lora"
+INPAINTING = "inpainting"
+
+
+class Inpainting:
+    """The simple method that a generator must beat: the ego prior with its holes inpainted, no network."""
+
+    def __call__(self, sample: GeneratorSample) -> np.ndarray:
+        """Returns uint8 frames ``[T, 3, H, W]``."""
+        assert sample.hole_THW is not None
+        return inpaint(sample.prior_TCHW.numpy(), sample.hole_THW.numpy())
+
+
+def inpaint(prior_TCHW: np.ndarray, hole_THW: np.ndarray) -> np.ndarray:
+    """Fills the holes of a prior with OpenCV's inpainting (Telea 2004)."""
+    frames = []
+    for frame, hole in zip(prior_TCHW, hole_THW, strict=True):
+        picture = np.ascontiguousarray(frame.transpose(1, 2, 0))
+        frames.append(cv2.inpaint(picture, hole.astype(np.uint8) * 255, 3, cv2.INPAINT_TELEA).transpose(2, 0, 1))
+    return np.stack(frames)
+
+
+def open_generator(name: str | Path) -> tuple[EgoXPipeline | Inpainting, str]:
+    """Returns a generator by name or folder, and the name that its clips carry.
+
+    Args:
+        name: ``builtin`` for the one that ships, ``inpainting`` for the prior with holes filled, or a folder.
+
+    Raises:
+        UserError: If there is no such generator.
+    """
+    if str(name) == INPAINTING:
+        return Inpainting(), "prior-inpainted"
+    if str(name) == "builtin":
+        return shipped.load_generator(), f"egox-builtin-{weights_hash(shipped.SHIPPED)}"
+    if (Path(name) / "model" / "model_index.json").is_file():
+        return load_generator(Path(name) / "model")
+    return load_generator(Path(name))
 
 
 def load_generator(folder: Path) -> tuple[EgoXPipeline, str]:
@@ -21,6 +62,7 @@ def load_generator(folder: Path) -> tuple[EgoXPipeline, str]:
     if not (folder / "model_index.json").is_file():
         raise UserError(
             f"{folder} holds no generator: model_index.json is missing",
+            allowed="builtin, inpainting, or a folder of a trained generator",
             fix="egoloom demo trains one into runs/demo/exo2ego/base",
         )
     # The loader's own bars and remarks about annotations say nothing to a user.

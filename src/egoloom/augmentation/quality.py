@@ -1,11 +1,13 @@
 """How far a generated clip can be trusted, without knowing the truth.
 
-Each score lies in [0, 1], 1 is best; the quality of a clip is their product.
+Each score lies in [0, 1], 1 is best; the quality of a clip is the product of the first three. ``hands`` is a weak cue
+(colour alone cannot tell skin from wood) and only used to reject clips.
 Legend: T frames, C colours, H rows, W columns.
 """
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 
@@ -17,15 +19,17 @@ class QualityScores:
         coverage: Share of the ego view that the prior shows: what was seen need not be invented.
         agreement: Agreement of generated and prior pixels where the prior shows something.
         stability: How little the picture flickers beyond what the prior itself changes.
+        hands: Overlap of skin-coloured pixels with those of the prior, see `hand_plausibility`.
     """
 
     coverage: float
     agreement: float
     stability: float
+    hands: float = 1.0
 
     @property
     def quality(self) -> float:
-        """The product of the parts."""
+        """The product of coverage, agreement and stability."""
         return self.coverage * self.agreement * self.stability
 
 
@@ -50,7 +54,27 @@ def score_clip(generated_TCHW: np.ndarray, prior_TCHW: np.ndarray, hole_THW: np.
         coverage=float(visible.mean()),
         agreement=_falling(error[visible]),
         stability=_falling(jitter[both]),
+        hands=hand_plausibility(generated_TCHW, prior_TCHW, visible),
     )
+
+
+def hand_plausibility(generated_TCHW: np.ndarray, prior_TCHW: np.ndarray, visible_THW: np.ndarray) -> float:
+    """Returns the Dice overlap of skin-coloured pixels in the generated frames and in the prior, where it is visible.
+
+    A hand that the exo camera saw must be there in the ego view too, and no hand may appear where the prior shows
+    something else. 1 if neither shows any skin.
+    """
+    generated, prior = (skin_mask(frames) & visible_THW for frames in (generated_TCHW, prior_TCHW))
+    total = int(generated.sum() + prior.sum())
+    return 2 * int((generated & prior).sum()) / total if total else 1.0
+
+
+def skin_mask(frames_TCHW: np.ndarray) -> np.ndarray:
+    """Returns where chroma is that of skin: Cr in [133, 173], Cb in [77, 127] (Chai and Ngan 1999)."""
+    pictures = np.ascontiguousarray(np.asarray(frames_TCHW).transpose(0, 2, 3, 1))
+    chroma = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb) for picture in pictures])
+    cr, cb = chroma[..., 1], chroma[..., 2]
+    return (cr >= 133) & (cr <= 173) & (cb >= 77) & (cb <= 127)
 
 
 def _falling(errors: np.ndarray) -> float:

@@ -48,6 +48,11 @@ def frame_times(clip: Clip, video: Video, *, num_frames: int) -> np.ndarray:
     return np.minimum(indices, video.num_frames - 1) / float(video.fps)
 
 
+def ego_video(store: ClipStore, take_id: str) -> Video | None:
+    """Returns the recorded ego video of a take; None where there is none."""
+    return next((v for v in store.videos.values() if v.take_id == take_id and v.view == "ego"), None)
+
+
 def load_take(store: ClipStore, clip: Clip, *, num_frames: int) -> ExoTake:
     """Reads an exo clip with its depth, cameras and the trajectory of the ego camera of the same take.
 
@@ -65,7 +70,7 @@ def load_take(store: ClipStore, clip: Clip, *, num_frames: int) -> ExoTake:
             f"The exo clip {clip.clip_id!r} has no depth, so its ego prior cannot be rendered",
             fix=f"egoloom modalities depth --store {store.path}, or ingest a source with depth maps",
         )
-    ego = next((v for v in store.videos.values() if v.take_id == video.take_id and v.view == "ego"), None)
+    ego = ego_video(store, video.take_id)
     ego_calibration = ego.calibration_id if ego else clip.extra.get("ego_calibration", "")
     if not video.calibration_id or not ego_calibration:
         raise UserError(

@@ -15,8 +15,7 @@ class DemoConfig(BaseModel):
         ego_size_px: Side of the kitchen's ego frames.
         exo_size_px: Width and height of the kitchen's exo frames; larger than ego, because the ego prior needs pixels.
         recognition_epochs: Epochs of every recogniser on the kitchen.
-        generator_steps: Optimiser steps of the tiny generator.
-        lora_steps: Optimiser steps of its LoRA on the takes at hand.
+        lora_steps: Optimiser steps of the generator's LoRA on the takes at hand.
         generated_size_px: Side of generated frames.
         generated_frames: Frames of a generated clip.
         max_generated_share: Largest share of generated clips in the last training.
@@ -30,9 +29,8 @@ class DemoConfig(BaseModel):
     num_takes: int = Field(default=240, ge=40)
     num_exo_takes: int = Field(default=24, ge=2)
     ego_size_px: int = 96
-    exo_size_px: tuple[int, int] = (144, 112)
+    exo_size_px: tuple[int, int] = (224, 128)
     recognition_epochs: int = Field(default=24, ge=1)
-    generator_steps: int = Field(default=400, ge=1)
     lora_steps: int = Field(default=200, ge=1)
     generated_size_px: int = 64
     generated_frames: int = 17

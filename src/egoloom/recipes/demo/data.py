@@ -9,6 +9,8 @@ from egoloom.clips import Clip, ClipStore
 from egoloom.errors import UserError
 from egoloom.recipes.demo.config import DemoConfig
 
+# Causal shift: the student can also run on a stream, frame by frame.
+STUDENT_OPTIONS: dict[str, Any] = {"temporal_shift": "causal"}
 REAL_LAYOUT = "a folder with something_else/ and egox/ below it (docs/datasets.md says where they come from)"
 
 
@@ -44,7 +46,7 @@ def describe_data(config: DemoConfig, out: Path) -> DemoData:
     """Returns where the data of a run lies, without making it."""
     clips = out / "clips"
     teachers: dict[str, tuple[str, dict[str, Any]]] = {
-        "rgb_labels": ("edge_tiny", {}),
+        "rgb_labels": ("edge_tiny", STUDENT_OPTIONS),
         "flow": ("edge_tiny", {"input_modality": "flow"}),
         "boxes": ("layout_tiny", {}),
     }

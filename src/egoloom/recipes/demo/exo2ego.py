@@ -1,4 +1,4 @@
-"""The generation half of the demonstration: learn from takes, render priors, generate marked ego clips, measure."""
+"""The generation half of the demonstration: adapt to takes, render priors, generate marked ego clips, measure."""
 
 import json
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from egoloom.evaluation.video_quality import psnr_db
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.lora import save_lora
 from egoloom.exo2ego.samples import GeneratorSample
-from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
-from egoloom.exo2ego.training import train_generator, train_tiny_vae
-from egoloom.exo2ego.training_config import TINY_GENERATOR_TRAINING, TINY_LORA_TRAINING
+from egoloom.exo2ego.shipped import load_generator as load_shipped_generator
+from egoloom.exo2ego.training import train_generator
+from egoloom.exo2ego.training_config import TINY_LORA_TRAINING
 from egoloom.recipes.demo.config import DemoConfig
 from egoloom.recipes.demo.data import DemoData
 from egoloom.recipes.demo.strips import write_strip
 
-GENERATION = GenerationConfig(num_steps=4)
-MAX_TRAINING_TAKES = 96
+GENERATION = GenerationConfig(num_steps=2)
+MAX_TRAINING_TAKES = 32
 NUM_MEASURED_TAKES = 12
 NUM_STRIPS = 4
 
@@ -64,25 +64,21 @@ def measured_clips(data: DemoData) -> list[Clip]:
     return [clip for clip in store.select(view="exo") if clip.take_id in ego_takes][:NUM_MEASURED_TAKES]
 
 
-def train_tiny_egox(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
-    """Trains autoencoder and generator from nothing, then a LoRA on the takes at hand; saves both."""
+def adapt_tiny_egox(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
+    """Trains a LoRA of the generator that ships on the takes at hand; saves both."""
     folder = out / "exo2ego"
     samples = load_samples(config, ClipStore.open(data.pairs), training_clips(data))
     if not samples:
         raise UserError(f"{data.pairs} has no take with depth, cameras and an ego view to learn from")
-    tiny = TinyConfig()
-    videos = [video for sample in samples for video in (sample.exo_TCHW, sample.truth_TCHW) if video is not None]
-    pipeline = build_tiny_pipeline(tiny, vae=train_tiny_vae(videos, tiny), seed=config.seed)
-    full = TINY_GENERATOR_TRAINING.model_copy(update={"num_steps": config.generator_steps, "seed": config.seed})
-    result = train_generator(samples, full, pipeline, run_dir=folder / "run")
+    pipeline = load_shipped_generator()
     pipeline.save_pretrained(folder / "base")
-    lora = TINY_LORA_TRAINING.model_copy(update={"num_steps": config.lora_steps, "seed": config.seed})
-    adapted = train_generator(samples, lora, pipeline, run_dir=folder / "lora_run")
+    training = TINY_LORA_TRAINING.model_copy(update={"num_steps": config.lora_steps, "seed": config.seed})
+    adapted = train_generator(samples, training, pipeline, run_dir=folder / "lora_run")
     save_lora(pipeline.transformer, folder / "lora")
     return {
+        "base": "builtin",
+        "num_parameters": sum(parameter.numel() for parameter in pipeline.transformer.parameters()),
         "num_training_takes": len(samples),
-        "num_parameters": result.num_parameters,
-        "loss": result.mean_loss(),
         "lora_num_parameters": adapted.num_parameters,
         "lora_loss": adapted.mean_loss(),
     }

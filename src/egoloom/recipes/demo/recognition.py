@@ -15,7 +15,7 @@ from egoloom.evaluation.prediction import Predictions
 from egoloom.evaluation.summary import confusion_record, reliability_record, summarise
 from egoloom.models import Recogniser
 from egoloom.recipes.demo.config import DemoConfig
-from egoloom.recipes.demo.data import DemoData
+from egoloom.recipes.demo.data import STUDENT_OPTIONS, DemoData
 from egoloom.recipes.recognition import train_recogniser
 from egoloom.recipes.run_config import RunConfig
 from egoloom.recipes.teaching import evaluate_ensemble
@@ -44,7 +44,7 @@ def label_run(config: DemoConfig, data: DemoData, model: str, options: dict[str,
 
 def student_run(config: DemoConfig, data: DemoData, out: Path, *, generated: Path | None = None) -> RunConfig:
     """Returns the configuration of the distilled RGB-only student; ``generated`` mixes in generated clips."""
-    base = label_run(config, data, "edge_tiny", {})
+    base = label_run(config, data, "edge_tiny", STUDENT_OPTIONS)
     return base.model_copy(
         update={
             "data": base.data.model_copy(

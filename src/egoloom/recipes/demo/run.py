@@ -33,7 +33,7 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
         "student", "RGB-only student, taught by all", lambda: recognition.train_student(config, data, out)
     )
     generator = stages.run(
-        "generator", "tiny EgoX: generator and LoRA", lambda: exo2ego.train_tiny_egox(config, data, out)
+        "generator", "tiny EgoX: a LoRA on the takes at hand", lambda: exo2ego.adapt_tiny_egox(config, data, out)
     )
     pictures = stages.run(
         "pictures", "prior and generated against truth", lambda: exo2ego.measure_pictures(config, data, out)
