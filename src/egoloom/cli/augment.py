@@ -1,86 +1,239 @@
-"""``egoloom augment STORE``: third-person clips of a store become marked first-person clips."""
+"""``egoloom augment STORE``: third-person clips of one or many stores become marked first-person clips."""
 
 import json as json_module
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from egoloom.errors import UserError
 
+if TYPE_CHECKING:
+    from egoloom.augmentation.filtering import Verdict
+    from egoloom.augmentation.job import Job
+    from egoloom.clips import ClipStore
+
+
+@dataclass
+class Pick:
+    """Which exo clips are taken.
+
+    Attributes:
+        recorded: Store of recorded ego clips whose labels are at hand; scarce classes and people come first.
+        need_label: Only clips with a label.
+        min_visibility: Least share of frames in which hands and objects are seen, where boxes are known.
+        min_coverage: Least share of the ego view that the exo camera sees, as estimated from depth and cameras.
+        min_label_confidence: Least certainty that the label holds for the ego view.
+    """
+
+    recorded: Path | None = None
+    need_label: bool = False
+    min_visibility: float = 0.0
+    min_coverage: float = 0.05
+    min_label_confidence: float = 0.5
+
+
+@dataclass
+class Filter:
+    """Which generated clips may be trained on; the others go to the split ``rejected``, with the reason.
+
+    Attributes:
+        enabled: Filter at all.
+        recogniser: Run or checkpoint of a recogniser that never saw these clips; without it labels are not checked.
+        validation_split: Exo clips of this split are generated too, and set the thresholds.
+        num_validation: At most this many of them.
+        worst_share: Clips as bad as the worst this share of the validation clips are rejected.
+    """
+
+    enabled: bool = True
+    recogniser: Path | None = None
+    validation_split: str = "validation"
+    num_validation: int = 40
+    worst_share: float = 0.1
+
 
 @dataclass
 class Arguments:
-    """Generates the first-person view of a store's exo clips into a store of its own, marked as generated.
+    """Generates the first-person view of exo clips into a store of its own, marked as generated.
 
     The clips need depth and cameras. Work that was interrupted continues; one bad clip does not stop it.
 
     Attributes:
-        store: The store with exo clips.
-        generator: Folder of a trained generator (runs/demo/exo2ego/base), with its LoRA in a folder lora beside it.
+        stores: Stores with exo clips.
         out: The store of the generated clips.
-        split: Only exo clips of this split; default: all.
+        generator: builtin, inpainting (no network), or the folder of a trained generator.
+        split: Only exo clips of this split; default: all but the validation split.
         limit: At most this many clips.
         size: Side of the generated frames in pixels.
         num_frames: Frames generated a clip.
         num_steps: Denoising steps.
         seed: Seed of the noise.
-        metric_depth: The depth of the store is metric; otherwise one scale is solved for each clip.
-        dry_run: Only say what would be done.
+        metric_depth: The depth of the stores is metric; otherwise one scale is solved for each clip.
+        workers: Processes.
+        ray: Work on a Ray cluster: local, auto, or host:port.
+        modalities: Also flow, audio, boxes and IMU for the generated clips, so that teachers can see them.
+        page: Write OUT/augmented.html with strips of accepted and rejected clips.
+        dry_run: Only say what would be done, how long it takes and what it costs.
+        price_per_hour: Price of the machine, for the estimate.
         json: Print one JSON line.
+        pick: Which exo clips are taken.
+        filter: Which generated clips may be trained on.
     """
 
-    store: tyro.conf.Positional[Path]
-    generator: Path
+    stores: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
+    generator: str = "builtin"
     split: str | None = None
     limit: int | None = None
     size: int = 64
     num_frames: int = 17
-    num_steps: int = 4
+    num_steps: int = 2
     seed: int = 0
     metric_depth: bool | None = None
+    workers: int = 1
+    ray: str | None = None
+    modalities: bool = True
+    page: bool = True
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    price_per_hour: float | None = None
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    pick: Pick = field(default_factory=Pick)
+    filter: Filter = field(default_factory=Filter)
 
 
 def main(arguments: list[str]) -> None:
     """Parses, generates and prints where the result lies."""
     options = tyro.cli(Arguments, prog="egoloom augment", args=arguments)
+    _check(options)
     from egoloom.clips import ClipStore
 
-    source = ClipStore.open(options.store)
-    clips = source.select(view="exo", split=options.split)[: options.limit]
-    if not clips:
-        raise UserError(f"{options.store} has no exo clips", allowed="a store with third-person video")
+    sources = [ClipStore.open(path) for path in options.stores]
+    job, passed_over = _plan(options, sources)
     if options.dry_run:
-        print(f"{len(clips)} exo clips of {options.store} would become ego clips in {options.out}")
+        _say(options, _estimate(options, job) | {"passed_over": passed_over})
         return
-    figures = _generate(options, source, clips)
-    if options.json:
-        print(json_module.dumps(figures))
-        return
-    print(f"generated {figures['num_done']}, kept {figures['num_kept']}, failed {len(figures['failures'])}")
-    for clip_id, reason in list(figures["failures"].items())[:5]:
-        print(f"  {clip_id}: {reason}")
-    print(f"wrote {options.out}")
-    print(f"next: egoloom train tiny --data.store {options.store} --data.extra-stores {options.out} --out runs/mixed")
+    from egoloom.augmentation.job import run_job
+
+    report = run_job(job, num_workers=options.workers, ray_address=options.ray)
+    figures: dict[str, Any] = {
+        "num_done": report.num_done,
+        "num_kept": report.num_kept,
+        "failures": report.failures,
+        "passed_over": passed_over,
+    }
+    figures |= _finish(options, job)
+    _say(options, figures)
+    if not options.json:
+        mixed = f"--data.store {options.pick.recorded or options.stores[0]} --data.extra-stores {options.out}"
+        print(f"wrote {options.out}")
+        print(f"next: egoloom train tiny {mixed} --out runs/mixed")
 
 
-def _generate(options: Arguments, source, clips) -> dict:
-    from egoloom.augmentation.generate import AugmentationConfig, generate_clips
-    from egoloom.augmentation.generators import load_generator
+def _check(options: Arguments) -> None:
+    if not options.stores:
+        raise UserError("No store is given", fix="egoloom augment STORE --out OUT")
+    for name, value, least in (("workers", options.workers, 1), ("limit", options.limit, 1)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value} is too few", allowed=f"{least} or more")
+    if options.ray is not None:
+        from egoloom.augmentation.ray_workers import refuse_unreachable
+
+        refuse_unreachable(options.ray)
+
+
+def _plan(options: Arguments, sources: "list[ClipStore]") -> tuple["Job", dict[str, str]]:
+    """Picks clips and those that set the thresholds; returns the job and why others were passed over."""
+    from egoloom.augmentation.generate import AugmentationConfig
+    from egoloom.augmentation.job import plan_job
+    from egoloom.augmentation.pick import PickConfig, pick_clips
     from egoloom.augmentation.samples import generator_prior_config
+    from egoloom.clips import ClipStore
     from egoloom.exo2ego.generation import GenerationConfig
 
-    pipeline, name = load_generator(options.generator)
-    is_metric = source.info.is_simulated if options.metric_depth is None else options.metric_depth
+    is_metric = all(store.info.is_simulated for store in sources)
     config = AugmentationConfig(
         size_px=options.size,
         num_frames=options.num_frames,
         generation=GenerationConfig(num_steps=options.num_steps, seed=options.seed),
-        prior=generator_prior_config(is_metric=is_metric),
+        prior=generator_prior_config(is_metric=is_metric if options.metric_depth is None else options.metric_depth),
     )
-    report = generate_clips(source, clips, pipeline, options.out, generator=name, config=config)
-    return {"num_done": report.num_done, "num_kept": report.num_kept, "failures": report.failures}
+    pick = PickConfig(
+        max_clips=options.limit,
+        need_label=options.pick.need_label,
+        min_visibility=options.pick.min_visibility,
+        min_coverage=options.pick.min_coverage,
+        min_label_confidence=options.pick.min_label_confidence,
+    )
+    recorded = ClipStore.open(options.pick.recorded).select(labelled=True) if options.pick.recorded else []
+    picked = pick_clips(sources, pick, recorded=recorded, split=options.split)
+    held_out = options.filter.validation_split
+    chosen = [one for one in picked.chosen if options.split is not None or one.clip.split != held_out]
+    everything = [*picked.chosen, *picked.passed_over]
+    passed_over = {one.clip.clip_id: one.reason for one in picked.passed_over if one.clip.split != held_out}
+    if not chosen:
+        reasons = "; ".join(sorted(set(passed_over.values()))[:3])
+        raise UserError(f"No exo clip is left to generate: {reasons}", fix="egoloom augment --help, group pick")
+    job = plan_job(chosen, options.out, options.generator, config)
+    if options.filter.enabled:
+        judges = [one for one in everything if one.clip.split == held_out and one.coverage >= pick.min_coverage]
+        job = job.with_orders(judges[: options.filter.num_validation], split=held_out)
+    return job, passed_over
+
+
+def _estimate(options: Arguments, job: "Job") -> dict[str, Any]:
+    from egoloom.augmentation.job import estimate
+
+    return vars(estimate(job, num_workers=options.workers, price_per_hour=options.price_per_hour))
+
+
+def _finish(options: Arguments, job: "Job") -> dict[str, Any]:
+    """Computes other modalities, filters, writes the page; returns figures of what was rejected."""
+    from egoloom.augmentation.filtering import filter_store, load_recogniser
+    from egoloom.clips import ClipStore
+
+    store = ClipStore.open(job.out)
+    if options.modalities:
+        from egoloom.augmentation.other_modalities import add_modalities
+
+        add_modalities(store, num_workers=options.workers)
+    verdicts: list[Verdict] = []
+    if options.filter.enabled:
+        recogniser = load_recogniser(options.filter.recogniser) if options.filter.recogniser else None
+        verdicts, thresholds = filter_store(
+            store,
+            validation_split=options.filter.validation_split,
+            recogniser=recogniser,
+            worst_share=options.filter.worst_share,
+        )
+    figures: dict[str, Any] = {"rejected": {v.clip_id: v.reason for v in verdicts if v.reason}}
+    if verdicts:
+        figures["thresholds"] = thresholds.model_dump()
+    if options.page:
+        from egoloom.augmentation.page import write_page
+
+        figures["page"] = str(write_page(ClipStore.open(job.out), job.out / "augmented.html"))
+    return figures
+
+
+def _say(options: Arguments, figures: dict[str, Any]) -> None:
+    if options.json:
+        print(json_module.dumps(figures))
+        return
+    if options.dry_run:
+        cost = "" if figures["cost"] is None else f", cost {figures['cost']:.2f}"
+        print(f"{figures['num_clips']} clips to generate, {figures['num_kept']} there already")
+        print(
+            f"{figures['seconds_a_clip']:.2f} s a clip: {60 * figures['hours']:.1f} min with {options.workers} "
+            f"worker(s), {figures['megabytes']:.0f} MB{cost}"
+        )
+    else:
+        print(
+            f"generated {figures['num_done']}, kept {figures['num_kept']}, failed {len(figures['failures'])}, "
+            f"rejected {len(figures['rejected'])}"
+        )
+    for name in ("passed_over", "failures", "rejected"):
+        for clip_id, reason in list(figures.get(name, {}).items())[:5]:
+            print(f"  {name.replace('_', ' ')}: {clip_id}: {reason}")
+    if "page" in figures:
+        print(f"look at {figures['page']}")
