@@ -27,6 +27,7 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
     prepare_run_folder(out, config, resume=True)
     data = describe_data(config, out)
     stages = Stages(out / "stages")
+    sources = {} if config.data is None else stages.run("sources", "every folder", lambda: bring_in(config, out))
     sizes = stages.run("data", f"data: {data.source}", lambda: make_data(config, data))
     teachers = stages.run("teachers", "one teacher a modality", lambda: recognition.train_teachers(config, data, out))
     student = stages.run(
@@ -49,6 +50,7 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
     export = stages.run("export", "student to ONNX, checked", lambda: export_and_check(data, out))
     metrics: dict[str, Any] = {
         "source": data.source,
+        **({"sources": sources} if sources else {}),
         **sizes,
         "recognition": {
             **{name: teachers[name] for name in data.teachers},
@@ -68,6 +70,18 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
     write_text(out / "report" / "notes.json", json.dumps(list(data.notes), indent=1))
     write_report(out)
     return metrics
+
+
+def bring_in(config: DemoConfig, out: Path) -> dict[str, Any]:
+    """Makes a store of every folder of recordings and prints what is in it."""
+    from rich.console import Console
+
+    from egoloom.recipes.demo.sources import ingest_every_source, show_sources
+
+    assert config.data is not None
+    found = ingest_every_source(config.data, out / "sources")
+    show_sources(found, Console())
+    return found
 
 
 def export_and_check(data: DemoData, out: Path) -> dict[str, Any]:
