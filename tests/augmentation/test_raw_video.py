@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egoloom.augmentation.raw_video import RawVideoConfig, metric_from_relative, refuse_two_people, take_from_video
+from egoloom.augmentation.raw_video import RawVideoConfig, refuse_two_people, take_from_video
 from egoloom.clips import ClipStore, Modality
 from egoloom.errors import UserError
 
@@ -55,18 +55,6 @@ def test_one_command_from_video_to_ego_video(raw, tmp_path: Path, capsys) -> Non
     main(["generate", str(path), *options, "--out", str(tmp_path), "--json"])
     assert json.loads(capsys.readouterr().out)["clips"][0]["clip"] == path.stem
     assert (tmp_path / f"{path.stem}.mp4").stat().st_size > 500
-
-
-def test_relative_depth_needs_a_range() -> None:
-    inverse = np.linspace(0, 1, 1000, dtype=np.float32).reshape(1, 10, 100)
-    metres = metric_from_relative(inverse, (1.0, 5.0))
-    assert metres.min() == pytest.approx(1.0)
-    assert metres.max() == pytest.approx(5.0)
-    middle = float(1 / (1 / 5 + 0.5 * (1 - 1 / 5)))  # halfway in inverse depth
-    assert metres.ravel()[500] == pytest.approx(middle, rel=0.01)
-    for wrong in (None, (5.0, 1.0), (0.0, 3.0)):
-        with pytest.raises(UserError, match="range"):
-            metric_from_relative(inverse, wrong)
 
 
 def test_two_people_are_refused() -> None:

@@ -22,8 +22,8 @@ from egoloom.clips import Clip
 from egoloom.clips.media import VideoReader, read_arrays
 from egoloom.errors import UserError
 from egoloom.exo2ego.prior import fuse_background
-from egoloom.exo2ego.prior.depth_networks import TransformersDepth
 from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses, read_keypoints
+from egoloom.modalities.depth_networks import network_depth_m
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 # A second moving body of this share of the first, and this tall, is taken for a second person.
@@ -126,9 +126,7 @@ def read_depth(frames_TCHW: np.ndarray, times_s: np.ndarray, config: RawVideoCon
     """Returns depth in metres, float32 ``[T, H, W]`` on the grid of the frames; 0 is unknown."""
     assert config.depth is not None
     if config.depth.is_dir():
-        network = TransformersDepth(config.depth)
-        depth = network.depth(frames_TCHW)
-        return depth if network.kind == "metric" else metric_from_relative(depth, config.depth_range_m)
+        return network_depth_m(config.depth, frames_TCHW, config.depth_range_m)
     arrays = read_arrays(config.depth)
     if not {"depth_m", "times_s"} <= set(arrays) or len(arrays["depth_m"]) != len(arrays["times_s"]):
         raise UserError(f"{config.depth} holds {sorted(arrays)}", allowed="depth_m [T, H, W] and times_s [T]")
@@ -136,24 +134,6 @@ def read_depth(frames_TCHW: np.ndarray, times_s: np.ndarray, config: RawVideoCon
     depth = arrays["depth_m"][np.clip(shown, 0, None)].astype(np.float32)
     grid = torch.from_numpy(np.nan_to_num(depth, posinf=0, neginf=0))[:, None]
     return torch.nn.functional.interpolate(grid, size=frames_TCHW.shape[2:], mode="nearest-exact")[:, 0].numpy()
-
-
-def metric_from_relative(inverse_THW: np.ndarray, range_m: tuple[float, float] | None) -> np.ndarray:
-    """Returns metres from relative inverse depth: its 2nd and 98th percentile lie at the far and the near distance.
-
-    Raises:
-        UserError: If no sensible range was given; relative depth alone has neither scale nor offset.
-    """
-    if range_m is None or not 0 < range_m[0] < range_m[1]:
-        raise UserError(
-            f"The network gives relative depth, and the range is {range_m}",
-            allowed="--depth-range NEAR FAR in metres, 0 < NEAR < FAR",
-            fix="give the range, or a metric network",
-        )
-    near, far = range_m
-    low, high = np.quantile(inverse_THW, [0.02, 0.98])
-    share = np.clip((inverse_THW - low) / max(high - low, 1e-9), 0, 1)
-    return (1 / (1 / far + share * (1 / near - 1 / far))).astype(np.float32)
 
 
 def _exo_camera(config: RawVideoConfig, size: tuple[int, int], times_s: np.ndarray) -> tuple[Camera, Tensor]:

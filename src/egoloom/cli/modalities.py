@@ -83,8 +83,9 @@ def _parse(names: list[str], arguments: list[str]) -> tuple[Common, dict[str, ob
     """Several modalities take the common options; a single one takes its own config as well."""
     prog = f"egoloom modalities {' '.join(names)}"
     if len(names) > 1:
-        if "objects" in names:
-            raise UserError("objects needs a model of yours, so it runs alone", fix="egoloom modalities objects --help")
+        if alone := {"objects", "depth"} & set(names):
+            name = min(alone)
+            raise UserError(f"{name} needs a model of yours, so it runs alone", fix=f"egoloom modalities {name} --help")
         return tyro.cli(Common, prog=prog, args=arguments, config=(tyro.conf.OmitArgPrefixes,)), {}
     entry = find_modality(names[0])
     config_class = getattr(entry.load(), entry.config)

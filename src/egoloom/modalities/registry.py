@@ -24,6 +24,7 @@ MODALITIES: dict[str, Computable] = {
     "flow": Computable("flow", "FlowConfig", "dense optical flow (DIS; RAFT with weights of yours)"),
     "spectrogram": Computable("spectrogram", "SpectrogramConfig", "log-mel spectrogram of the sound"),
     "imu": Computable("imu", "ImuConfig", "direction of gravity for the IMU track, for aligned windows"),
+    "depth": Computable("depth", "DepthConfig", "depth from a network of yours (--network FOLDER)"),
     "objects": Computable("objects", "ObjectsConfig", "boxes from an ONNX detector of yours (--model, --class-names)"),
 }
 

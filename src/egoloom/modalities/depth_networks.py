@@ -3,6 +3,7 @@
 Shape letters: T time, H, W rows and columns of the input frames.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -70,3 +71,37 @@ class TransformersDepth:
             sized = F.interpolate(predicted, (height, width), mode="bicubic", align_corners=False)
             out.append(sized[:, 0].cpu().numpy())
         return np.concatenate(out)
+
+
+@lru_cache(maxsize=1)
+def _open_network(folder: str) -> TransformersDepth:
+    return TransformersDepth(folder)
+
+
+def network_depth_m(folder: Path, frames_TCHW: np.ndarray, range_m: tuple[float, float] | None) -> np.ndarray:
+    """Returns depth in metres, float32 ``[T, H, W]``, whatever kind of depth the network gives.
+
+    Raises:
+        UserError: If there is no network, or it gives relative depth and no range was stated.
+    """
+    network = _open_network(str(folder))
+    depth = network.depth(frames_TCHW)
+    return depth if network.kind == "metric" else metric_from_relative(depth, range_m)
+
+
+def metric_from_relative(inverse_THW: np.ndarray, range_m: tuple[float, float] | None) -> np.ndarray:
+    """Returns metres from relative inverse depth: its 2nd and 98th percentile lie at the far and the near distance.
+
+    Raises:
+        UserError: If no sensible range was given; relative depth alone has neither scale nor offset.
+    """
+    if range_m is None or not 0 < range_m[0] < range_m[1]:
+        raise UserError(
+            f"The network gives relative depth, and the range is {range_m}",
+            allowed="--depth-range NEAR FAR in metres, 0 < NEAR < FAR",
+            fix="give the range, or a metric network",
+        )
+    near, far = range_m
+    low, high = np.quantile(inverse_THW, [0.02, 0.98])
+    share = np.clip((inverse_THW - low) / max(high - low, 1e-9), 0, 1)
+    return (1 / (1 / far + share * (1 / near - 1 / far))).astype(np.float32)
