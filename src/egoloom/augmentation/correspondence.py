@@ -3,7 +3,7 @@
 Shapes: N points, H rows, W columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -60,6 +60,7 @@ class CrossView:
     ego_poses: Trajectory
     exo_depth: DepthTrack
     ego_depth: DepthTrack | None = None
+    _fronts: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     def points(self, pixels_N2: np.ndarray, time_s: float, *, source: View) -> tuple[np.ndarray, np.ndarray]:
         """Returns where pixels of one view lie in the other, and whether they are visible there.
@@ -163,22 +164,24 @@ class CrossView:
         return self._splatted(pixels_N2, time_s)
 
     def _splatted(self, pixels_N2: Tensor, time_s: float) -> Tensor:
-        local = transform_points(invert(self._pose("ego", time_s)), self._exo_cloud(time_s))
-        landed, is_inside = self.ego_camera.project(local)
+        """Depth of the exo points that fall into the cell of each ego pixel; a cell is about as wide as their gaps."""
         width, height = self.ego_camera.image_size
-        # Cells about as wide as the gaps between splatted points, so that what stands behind does not shine through.
         cell_px = SPLAT_PX * max(width, height) / 128
         columns = int(width / cell_px) + 1
         num_cells = columns * (int(height / cell_px) + 1)
 
         def cells(pixels: Tensor) -> Tensor:
-            index = (pixels / cell_px).long()
+            index = (pixels.nan_to_num().clamp(-1e6, 1e6) / cell_px).long()
             return (index[:, 1] * columns + index[:, 0]).clamp(0, num_cells - 1)
 
-        front = torch.full((num_cells,), torch.inf, dtype=torch.float64)
-        front.scatter_reduce_(0, cells(landed[is_inside]), local[is_inside, 2], "amin")
-        # The tolerance of a cell: a slanted surface changes its depth within one.
-        return front[cells(pixels_N2.nan_to_num().clamp(-1e6, 1e6))] * (1 + DEPTH_TOLERANCE)
+        if time_s not in self._fronts:
+            local = transform_points(invert(self._pose("ego", time_s)), self._exo_cloud(time_s))
+            landed, is_inside = self.ego_camera.project(local)
+            front = torch.full((num_cells,), torch.inf, dtype=torch.float64)
+            front.scatter_reduce_(0, cells(landed[is_inside]), local[is_inside, 2], "amin")
+            self._fronts[time_s] = front
+        # Twice the tolerance: a slanted surface changes its depth within a cell.
+        return self._fronts[time_s][cells(pixels_N2)] * (1 + DEPTH_TOLERANCE)
 
 
 def open_cross_view(store: ClipStore, clip: Clip, *, with_ego_depth: bool = True) -> CrossView:

@@ -25,6 +25,7 @@ from egoloom.models import Recogniser
 
 QUALITY = ("coverage", "agreement", "stability", "hands")
 LABEL = "label_log_prob"
+MIN_VALIDATION = 5  # fewer clips say nothing about a threshold
 THRESHOLDS_FILE = "thresholds.json"
 
 
@@ -154,7 +155,8 @@ def filter_store(
         raise UserError(f"{store.path} has no generated clips", fix="egoloom augment STORE --out OUT")
     scores = {clip.clip_id: dict(json.loads(clip.extra["scores"])) for clip in made}
     true = wrong = None
-    judges = [clip for clip in made if clip.split == validation_split] or made
+    judges = [clip for clip in made if clip.split == validation_split]
+    judges = judges if len(judges) >= MIN_VALIDATION else made
     if recogniser is not None:
         classes = len(store.class_names("action"))
         if recogniser[0].heads.get("action") not in (None, classes):

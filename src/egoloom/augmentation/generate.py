@@ -89,6 +89,7 @@ def generate_clips(
     generator: str,
     config: AugmentationConfig | None = None,
     target: ClipStore | None = None,
+    prefix: str = "",
     on_clip: Callable[[Clip, np.ndarray], None] | None = None,
 ) -> AugmentationReport:
     """Generates the first-person view of exo clips and writes them, marked, into a store.
@@ -103,17 +104,20 @@ def generate_clips(
         generator: Name and weights' hash of the generator, written to every clip.
         config: Sizes and options.
         target: The store to write into, where it is not to have the source's classes.
+        prefix: Put before the ids, where several sources have equal ids.
         on_clip: Called with each new clip and its frames.
     """
     config = config or AugmentationConfig()
     report = AugmentationReport(target or generated_store(out, source, generator))
     existing = {clip.clip_id for clip in report.store.clips}
     for clip in track(list(clips), "generating", transient=True):
-        if generated_id(clip) in existing:
+        if generated_id(clip, prefix) in existing:
             report.num_kept += 1
             continue
         try:
-            made, frames = generate_clip(source, clip, pipeline, report.store, generator=generator, config=config)
+            made, frames = generate_clip(
+                source, clip, pipeline, report.store, generator=generator, config=config, prefix=prefix
+            )
         except UserError as error:
             report.failures[clip.clip_id] = error.what
             continue

@@ -149,6 +149,9 @@ def _imu(store: ClipStore, clip: Clip, source: ClipStore, origin: Clip) -> dict[
 def _boxes(store: ClipStore, clip: Clip, source: ClipStore, origin: Clip) -> dict[str, str]:
     if not {Modality.BOXES, Modality.DEPTH} <= origin.present:
         return {}
+    mark = {"boxes": "projected from the exo view through depth and cameras"}
+    if store.media_path(Modality.BOXES, clip.video_id).is_file():
+        return mark
     cross = open_cross_view(source, origin, with_ego_depth=False)
     video = store.videos[clip.video_id]
     exo = read_table(source.media_path(Modality.BOXES, origin.video_id))
@@ -156,7 +159,7 @@ def _boxes(store: ClipStore, clip: Clip, source: ClipStore, origin: Clip) -> dic
     if not len(table["time_s"]):
         return {}
     write_table(store.media_path(Modality.BOXES, clip.video_id), table)
-    return {"boxes": "projected from the exo view through depth and cameras"}
+    return mark
 
 
 def _wearer(source: ClipStore, origin: Clip) -> PosedCamera | None:
