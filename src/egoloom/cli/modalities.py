@@ -54,6 +54,9 @@ def main(arguments: list[str]) -> None:
         names.append(arguments.pop(0))
     if not names:
         raise UserError("No modality is named", allowed=", ".join(MODALITIES), fix="egoloom modalities --help")
+    if names == ["hands"] and "--setup" in arguments:
+        _setup_hands([argument for argument in arguments if argument != "--setup"])
+        return
     entries = {name: find_modality(name) for name in names}
     common, configs = _parse(names, arguments)
     store = ClipStore.open(common.store)
@@ -77,6 +80,21 @@ def main(arguments: list[str]) -> None:
         print(json.dumps([vars(r) | {"failures": [vars(f) for f in r.failures]} for r in reports]))
     else:
         print(f"{store.path / 'media'}\nnext: egoloom doctor --store {store.path}")
+
+
+def _setup_hands(arguments: list[str]) -> None:
+    from egoloom.modalities import hands
+
+    def folder(environment: Path | None = None) -> Path | None:
+        """Makes the environment that MediaPipe needs for itself, about 1 GB.
+
+        Args:
+            environment: Where; default: $EGOLOOM_HOME/hands, or ~/.cache/egoloom/hands.
+        """
+        return environment
+
+    made = hands.setup(tyro.cli(folder, prog="egoloom modalities hands --setup", args=arguments))
+    print(f"{made}\nnext: egoloom modalities hands --store STORE")
 
 
 def _parse(names: list[str], arguments: list[str]) -> tuple[Common, dict[str, object]]:

@@ -24,6 +24,7 @@ MODALITIES: dict[str, Computable] = {
     "flow": Computable("flow", "FlowConfig", "dense optical flow (DIS; RAFT with weights of yours)"),
     "spectrogram": Computable("spectrogram", "SpectrogramConfig", "log-mel spectrogram of the sound"),
     "imu": Computable("imu", "ImuConfig", "direction of gravity for the IMU track, for aligned windows"),
+    "hands": Computable("hands", "HandsConfig", "hand boxes and points with MediaPipe (--setup makes its environment)"),
     "depth": Computable("depth", "DepthConfig", "depth from a network of yours (--network FOLDER)"),
     "objects": Computable("objects", "ObjectsConfig", "boxes from an ONNX detector of yours (--model, --class-names)"),
 }

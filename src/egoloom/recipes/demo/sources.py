@@ -1,9 +1,10 @@
 """Every folder of recordings below one folder becomes a clip store: which source it is follows from the files in it."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ OPTIONS = IngestOptions(progress=False)
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a folder holds: the name of a source, or why none can read it."""
+    """What a folder holds: the name of a source with what it must be told, or why none can read it."""
 
     source: str | None
     reason: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def recognise(folder: Path) -> Recognised:
@@ -49,10 +51,27 @@ def recognise(folder: Path) -> Recognised:
         return Recognised("ego4d")
     if any(folder.glob("*/aria*.mp4")) or (folder / "takes").is_dir():
         return Recognised("ego-exo4d")
+    if epic := _epic_frames(folder):
+        return epic
     videos = video_files(folder)
     if not videos:
         return Recognised(None, "no video, recording or table that a source knows")
     return Recognised("gopro" if any(map(_has_telemetry, videos)) else "videos")
+
+
+def _epic_frames(folder: Path) -> Recognised | None:
+    """Frames of EPIC-KITCHENS videos without their tables, which may lie in a folder beside."""
+    found = (re.match(r"(P\d\d_\d+)_frame_\d+\.jpg", path.name) for path in folder.glob("*/P*_frame_*.jpg"))
+    video_ids = sorted({match[1] for match in found if match})
+    tables = next((path for path in folder.parent.iterdir() if (path / "EPIC_100_verb_classes.csv").is_file()), None)
+    if not video_ids:
+        return None
+    if tables is None:
+        return Recognised(None, "EPIC-KITCHENS frames without the tables that describe them")
+    options: dict[str, Any] = {"annotations": tables, "videos": tuple(video_ids), "unannotated": True}
+    if len(video_ids) == 1 and (boxes := next(folder.glob("*.npz"), None)):
+        options |= {"object_boxes": boxes, "min_box_score": 0.3}
+    return Recognised("epic-kitchens", options=options)
 
 
 def _has_telemetry(path: Path) -> bool:
@@ -81,7 +100,7 @@ def ingest_every_source(data: Path, out: Path) -> dict[str, dict[str, Any]]:
             found[folder.name] = {"source": None, "left_out": recognised.reason}
             continue
         try:
-            store = _ingest(recognised.source, folder, out / folder.name)
+            store = _ingest(recognised.source, folder, out / folder.name, recognised.options)
         except UserError as error:
             found[folder.name] = {"source": recognised.source, "left_out": error.what, "fix": error.fix}
             continue
@@ -90,12 +109,12 @@ def ingest_every_source(data: Path, out: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _ingest(source: str, folder: Path, out: Path) -> ClipStore:
+def _ingest(source: str, folder: Path, out: Path, told: dict[str, Any]) -> ClipStore:
     from egoloom.modalities import spectrogram
 
     ingest: Callable[..., ClipStore] = SOURCES[source].load()
     options = {} if source == "egox" else {"options": OPTIONS}  # takes keep the size of their depth maps
-    store = ingest(folder, out, **options)
+    store = ingest(folder, out, **told, **options)
     if any(Modality.AUDIO in clip.present for clip in store.clips):
         spectrogram.compute(store, progress=False)
         store = ClipStore.open(out)
