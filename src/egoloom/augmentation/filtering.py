@@ -1,8 +1,9 @@
 """Which generated clips may be trained on: every score against a threshold that validation clips set.
 
-The validation clips are generated as the others are, from takes that are not trained on. A quality score must beat the
-worst share of theirs. The label must convince a recogniser that never saw the clip: the threshold on its
-log-probability is where true labels of validation clips separate best from wrong ones (Youden's J).
+The validation clips are generated as the others are, from takes that are not trained on. A score must beat the worst
+share of theirs. One of the scores is the log-probability of the label by a recogniser that never saw the clip; how well
+it separates true from wrong labels of validation clips (Youden's J) is stated beside the threshold, because a weak
+recogniser rejects hard clips rather than wrong ones.
 """
 
 import json
@@ -68,7 +69,7 @@ def fit_thresholds(
 
     Args:
         scores: Quality scores of the clips.
-        worst_share: Share of them that each quality threshold would reject.
+        worst_share: Share of them that each threshold would reject.
         true_log_probs: Recogniser's log-probability of the labels of validation clips.
         wrong_log_probs: The same of other labels.
         source: Written into the result.
@@ -76,17 +77,17 @@ def fit_thresholds(
     least = {name: float(np.quantile([one[name] for one in scores], worst_share)) for name in QUALITY}
     youden = None
     if true_log_probs is not None and wrong_log_probs is not None and len(true_log_probs):
-        least[LABEL], youden = best_separation(true_log_probs, wrong_log_probs)
+        least[LABEL] = float(np.quantile(true_log_probs, worst_share))
+        youden = youdens_j(true_log_probs, wrong_log_probs)
     return Thresholds(least=least, num_validation=len(scores), source=source, label_youden=youden)
 
 
-def best_separation(true: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
-    """Returns the threshold with the largest Youden's J (true positive minus false positive rate), and that J."""
+def youdens_j(true: np.ndarray, wrong: np.ndarray) -> float:
+    """Returns the largest difference of true positive and false positive rate over all thresholds (Youden 1950)."""
     values = np.unique(true)
     hits = 1 - np.searchsorted(np.sort(true), values, side="left") / len(true)
     alarms = 1 - np.searchsorted(np.sort(wrong), values, side="left") / max(1, len(wrong))
-    best = int(np.argmax(hits - alarms))
-    return float(values[best]), float(hits[best] - alarms[best])
+    return float((hits - alarms).max())
 
 
 def judge(scores: Mapping[str, float], thresholds: Thresholds) -> str:
