@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,6 +46,7 @@ class DistillationExperiment(BaseModel):
         epochs: Of every network.
         noise_share: Share of wrong training labels in the setting ``noisy``.
         labels_per_action: Labelled clips of an action in the setting ``pool``; the others teach unlabelled.
+        settings: Which settings.
         num_workers: Training processes at once.
     """
 
@@ -58,6 +59,7 @@ class DistillationExperiment(BaseModel):
     epochs: int = Field(default=24, ge=1)
     noise_share: float = Field(default=0.3, ge=0, le=0.9)
     labels_per_action: int = Field(default=5, ge=1)
+    settings: tuple[Literal["clean", "pool", "noisy"], ...] = ("clean", "pool", "noisy")
     num_workers: int = Field(default=2, ge=1)
 
 
@@ -93,7 +95,8 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
             record.add(finished.job.setting, treatment, finished.job.seed, figures)
         record.save(record_path, gains(record))
 
-    jobs = [plan(config, store, out, setting, seed) for seed in range(config.num_seeds) for setting in SETTINGS]
+    chosen_settings = [setting for setting in SETTINGS if setting.name in config.settings]
+    jobs = [plan(config, store, out, setting, seed) for seed in range(config.num_seeds) for setting in chosen_settings]
     # Students last: they need their teachers.
     for stage, description in ((0, "teachers and baselines"), (1, "students")):
         chosen = [job for group in jobs for job in group[stage]]
