@@ -64,6 +64,9 @@ class OptimisationConfig(BaseModel):
         num_view_seeds: Different random views a clip is shown in; epochs cycle through them. A soft-label cache
             holds this many entries a clip.
         ema_decay: Decay of the exponential moving average of the weights that is evaluated and saved; None is off.
+        layer_decay: Factor between the learning rates of neighbouring layers, for pretrained networks; None is off.
+        trackers: Where losses and rates go beside ``history.jsonl``: names that accelerate knows, such as
+            ``tensorboard`` (extra ``track``).
         quantisation_aware: Convolutions round to int8 while they learn; for students that ship in int8.
         checkpoint_every_steps: Also checkpoint within an epoch, so that little is lost when a machine dies.
     """
@@ -83,6 +86,8 @@ class OptimisationConfig(BaseModel):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     mixed_precision: Literal["no", "bf16"] = "no"
     compile: bool = False
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    trackers: tuple[str, ...] = ()
     quantisation_aware: bool = False
     seed: int = 0
     num_workers: int = Field(default=0, ge=0)

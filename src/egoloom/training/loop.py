@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from torch import Tensor
@@ -33,9 +32,11 @@ from egoloom.training.checkpoints import (
 )
 from egoloom.training.config import OptimisationConfig
 from egoloom.training.interruption import deferred_interrupts
+from egoloom.training.layer_decay import rate_scales
 from egoloom.training.quantisation import make_quantisation_aware
 from egoloom.training.schedule import learning_rate
 from egoloom.training.tasks import Task
+from egoloom.training.tracking import open_accelerator
 
 Score = Callable[[Recogniser], float]
 
@@ -48,13 +49,20 @@ def epoch_batches(num_clips: int, epoch: int, config: OptimisationConfig) -> lis
     return [keys[start : start + size] for start in range(0, num_clips - size + 1, size)]
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Returns optimiser groups: matrices and kernels decay, norms, biases and position tables do not."""
-    decaying, free = [], []
+def parameter_groups(
+    model: torch.nn.Module, weight_decay: float, *, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """Returns optimiser groups: matrices and kernels decay, norms, biases and position tables do not.
+
+    With ``layer_decay`` each layer has groups of its own, whose ``rate_scale`` multiplies the learning rate.
+    """
+    scales = rate_scales([name for name, _ in model.named_parameters()], layer_decay or 1.0)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        is_table = "position" in name or "embedding" in name
-        (free if parameter.ndim < 2 or is_table else decaying).append(parameter)
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        decays = parameter.ndim >= 2 and "position" not in name and "embedding" not in name
+        empty = {"params": [], "weight_decay": weight_decay if decays else 0.0, "rate_scale": scales[name]}
+        groups.setdefault((scales[name], decays), empty)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 class Trainer:
@@ -83,10 +91,12 @@ class Trainer:
     ) -> None:
         self.config, self.task, self.dataset, self.out = config, task, dataset, out
         self.score, self.label = score, label
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, step_scheduler_with_optimizer=False)
+        self.accelerator = open_accelerator(config, out)
         torch.manual_seed(config.seed)
         self.model = model
-        optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.weight_decay, layer_decay=config.layer_decay), lr=config.learning_rate
+        )
         if config.quantisation_aware:
             make_quantisation_aware(model)
         compiled = torch.compile(model) if config.compile else model
@@ -156,6 +166,7 @@ class Trainer:
                 self._close_epoch()
         self.progress.is_finished = True
         self.checkpoint()
+        self.accelerator.end_training()
         return self.progress.best_score
 
     def _epoch(self) -> Iterator[float]:
@@ -218,7 +229,7 @@ class Trainer:
             schedule=config.schedule,
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_scale"]
         self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -247,6 +258,7 @@ class Trainer:
     def _log(self, losses: dict[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
         self._append({"step": self.progress.step, "epoch": self.progress.epoch, "learning_rate": rate, **losses})
+        self.accelerator.log({"learning_rate": rate, **losses}, step=self.progress.step)
 
     def _append(self, row: dict[str, float]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
