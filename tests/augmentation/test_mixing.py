@@ -38,6 +38,19 @@ def test_the_best_stay_and_the_order_is_kept():
     assert [e.clip.clip_id for e in limit_generated(entries, 0.5)] == ["0", "2"]
 
 
+def test_balance_over_actions_takes_the_best_of_each_in_turn():
+    def of_action(index: int, action: int, quality: float) -> ClipEntry:
+        made = entry(index, quality, generated=True)
+        return ClipEntry(made.store, dataclasses.replace(made.clip, action=action))
+
+    recorded = [entry(i) for i in range(4)]
+    generated = [of_action(10 + i, 0, 0.9) for i in range(6)] + [of_action(20, 1, 0.2), of_action(21, 2, 0.1)]
+    by_quality = limit_generated([*recorded, *generated], 0.5)
+    assert [e.clip.action for e in by_quality if e.clip.is_generated] == [0, 0, 0, 0]
+    even = limit_generated([*recorded, *generated], 0.5, balance="action")
+    assert sorted(e.clip.action for e in even if e.clip.is_generated) == [0, 0, 1, 2]
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match="max_generated_share"):

@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from egoloom.cli.main import main
-from egoloom.clips import ClipStore
-from egoloom.clips.dataset import entries_of
+from egoloom.clips import ClipStore, Modality
+from egoloom.clips.dataset import ClipDataset, ViewKey, collate, entries_of
 from egoloom.evaluation.prediction import Predictions
 from egoloom.evaluation.summary import summarise
-from egoloom.recipes.recognition import training_entries
+from egoloom.recipes.recognition import build_model, build_task, training_entries
 from egoloom.recipes.registry import RECIPES, get_recipe
 from egoloom.recipes.run_config import load_run_config
+from egoloom.training.loop import Trainer
 
 SMALL = ["--view.num-frames", "4", "--view.size-px", "32", "--optimisation.batch-size", "8"]
 
@@ -159,6 +160,22 @@ def test_generated_clips_enter_up_to_the_stated_share(square_store, new_square_s
     assert len(recorded) == len(square_store.select(split="train"))
     assert (len(entries) - len(recorded)) / len(entries) <= 0.2
     assert len(entries) > len(recorded)
+
+    changed = base.model_copy(update={"data": data.model_copy(update={"generated_epochs": 1, "generated_weight": 0.0})})
+    changed = changed.model_copy(update={"optimisation": base.optimisation.model_copy(update={"epochs": 3})})
+    dataset = ClipDataset(entries, [Modality.RGB], base.view, is_training=True)
+    model = build_model(changed, square_store)
+    task = build_task(changed, square_store, dataset, model, tmp_path)
+    trainer = Trainer(model, task, dataset, changed.optimisation, tmp_path / "run", generated_epochs=1)
+    shown = [{key.index for keys in trainer._batches(epoch) for key in keys} for epoch in range(3)]
+    generated = {index for index, entry in enumerate(entries) if entry.clip.is_generated}
+    assert shown[0] & generated
+    assert not (shown[1] | shown[2]) & generated
+    assert trainer.num_steps == sum(trainer.num_batches)
+    batch = collate([dataset[ViewKey(index, 0)] for index in sorted(generated)])
+    assert float(task.loss(model, batch)["total"].detach()) == 0  # nothing but generated clips, and those weigh nothing
+    trainer.fit()
+    assert trainer.progress.step == trainer.num_steps
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

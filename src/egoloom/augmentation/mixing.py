@@ -1,11 +1,15 @@
-"""How generated clips enter training: a stated largest share, best quality first."""
+"""How generated clips enter training: a stated largest share, best quality first, evenly over actions if asked."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from egoloom.clips.dataset import ClipEntry
 
 
-def limit_generated(entries: Sequence[ClipEntry], max_generated_share: float) -> list[ClipEntry]:
+def limit_generated(
+    entries: Sequence[ClipEntry], max_generated_share: float, *, balance: Literal["quality", "action"] = "quality"
+) -> list[ClipEntry]:
     """Returns the entries with at most the given share of generated clips.
 
     Recorded clips all stay. Generated ones are kept by quality, the best first (unknown quality last), until their
@@ -14,6 +18,8 @@ def limit_generated(entries: Sequence[ClipEntry], max_generated_share: float) ->
     Args:
         entries: Recorded and generated clips.
         max_generated_share: Between 0 (none) and 1 (excluded).
+        balance: ``quality`` takes the best overall; ``action`` takes the best of every action in turn, so that no
+            action gets many more than another.
 
     Raises:
         ValueError: If the share is out of range.
@@ -25,6 +31,13 @@ def limit_generated(entries: Sequence[ClipEntry], max_generated_share: float) ->
     allowed = int(max_generated_share * num_recorded / (1 - max_generated_share) + 1e-9)
     generated = [index for index, entry in enumerate(entries) if entry.clip.is_generated]
     generated.sort(key=lambda index: -(entries[index].clip.quality or float("-inf")))
+    if balance == "action":
+        turns: Counter[int] = Counter()
+        turn_of = {}
+        for index in generated:
+            turn_of[index] = turns[entries[index].clip.action]
+            turns[entries[index].clip.action] += 1
+        generated.sort(key=turn_of.__getitem__)
     dropped = set(generated[allowed:])
     return [entry for index, entry in enumerate(entries) if index not in dropped]
 

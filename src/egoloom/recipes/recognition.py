@@ -55,6 +55,7 @@ def train_recogniser(config: RunConfig, out: Path, *, resume: bool = True, label
         dataset,
         config.optimisation,
         out,
+        generated_epochs=config.data.generated_epochs,
         score=lambda network: score(predict_clips(network, selection, batch_size=config.evaluation.batch_size)),
         label=label,
     )
@@ -80,7 +81,7 @@ def training_entries(config: RunConfig, store: ClipStore) -> list[ClipEntry]:
         entries += entries_of(extra, split=data.train_splits, labelled=None if teaching else True)
     if not entries:
         raise UserError(f"{data.store} has no labelled ego clips in {', '.join(data.train_splits)}")
-    return limit_generated(entries, data.max_generated_share)
+    return limit_generated(entries, data.max_generated_share, balance=data.generated_balance)
 
 
 def build_model(config: RunConfig, store: ClipStore) -> Recogniser:
@@ -110,7 +111,11 @@ def build_model(config: RunConfig, store: ClipStore) -> Recogniser:
 def build_task(config: RunConfig, store: ClipStore, dataset: ClipDataset, model: Recogniser, out: Path) -> Task:
     """Returns cross-entropy on labels, or distillation with its teachers weighted and their soft labels cached."""
     if config.distillation is None:
-        return LabelTask(dict.fromkeys(model.heads, 1.0), label_smoothing=config.optimisation.label_smoothing)
+        return LabelTask(
+            dict.fromkeys(model.heads, 1.0),
+            label_smoothing=config.optimisation.label_smoothing,
+            generated_weight=config.data.generated_weight,
+        )
     ensemble = build_ensemble(config, store, model, out)
     if config.distillation.use_cache:
         verdicts = cached_verdicts(build_soft_labels(config, ensemble, dataset, out))

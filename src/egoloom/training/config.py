@@ -21,7 +21,11 @@ class DataConfig(BaseModel):
         report_splits: Splits whose figures are reported.
         extra_stores: Further stores whose training clips are mixed in, for instance generated clips.
         max_generated_share: Largest share of generated clips among the training clips; more are left out.
-        modalities: What the network reads; empty means what the model declares.
+        generated_balance: Keep the best generated clips overall (``quality``) or as evenly over actions as their
+            number allows (``action``).
+        generated_weight: Weight of generated clips in the label term against 1 for recorded ones.
+        generated_epochs: Generated clips are shown in so many first epochs, recorded ones alone afterwards; None shows
+            them in all.
     """
 
     model_config = FROZEN
@@ -32,6 +36,9 @@ class DataConfig(BaseModel):
     report_splits: tuple[str, ...] = ("test",)
     extra_stores: tuple[Path, ...] = ()
     max_generated_share: float = Field(default=0.5, ge=0, lt=1)
+    generated_balance: Literal["quality", "action"] = "quality"
+    generated_weight: float = Field(default=1.0, ge=0)
+    generated_epochs: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _selection_is_not_reported(self) -> "DataConfig":

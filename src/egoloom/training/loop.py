@@ -6,7 +6,7 @@ exact resume needs no loader state: weights, optimiser, random state and a posit
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,16 @@ from egoloom.training.tracking import open_accelerator
 Score = Callable[[Recogniser], float]
 
 
-def epoch_batches(num_clips: int, epoch: int, config: OptimisationConfig) -> list[list[ViewKey]]:
-    """Returns the global batches of one epoch; the last incomplete batch is left out unless it is the only one."""
-    order = np.random.default_rng([config.seed, epoch]).permutation(num_clips)
+def epoch_batches(clips: int | Sequence[int], epoch: int, config: OptimisationConfig) -> list[list[ViewKey]]:
+    """Returns the global batches of one epoch; the last incomplete batch is left out unless it is the only one.
+
+    Args:
+        clips: Number of clips, or the indices of those that this epoch shows.
+        epoch: Decides order and views, with the seed.
+        config: Seed and sizes.
+    """
+    order = np.random.default_rng([config.seed, epoch]).permutation(clips)
+    num_clips = len(order)
     keys = [ViewKey(int(index), epoch % config.num_view_seeds) for index in order]
     size = min(config.batch_size, num_clips)
     return [keys[start : start + size] for start in range(0, num_clips - size + 1, size)]
@@ -74,6 +81,7 @@ class Trainer:
         dataset: Random views of the training clips.
         config: Optimiser, schedule and size.
         out: The run folder; ``checkpoints/{last,best}`` and ``history.jsonl`` are written there.
+        generated_epochs: Epochs from this one on show recorded clips alone; None shows all clips in all epochs.
         score: Called after each epoch on the selection split; the higher, the better.
         label: Shown beside the progress bar.
     """
@@ -86,6 +94,7 @@ class Trainer:
         config: OptimisationConfig,
         out: Path,
         *,
+        generated_epochs: int | None = None,
         score: Score | None = None,
         label: str = "training",
     ) -> None:
@@ -103,9 +112,15 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(compiled, optimizer)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         self.progress = Progress()
-        batches = len(epoch_batches(len(dataset), 0, config))
-        self.num_batches = batches
-        self.num_steps = config.epochs * max(1, batches // config.gradient_accumulation)
+        self.generated_epochs = config.epochs if generated_epochs is None else generated_epochs
+        self.recorded = [index for index, entry in enumerate(dataset.entries) if not entry.clip.is_generated]
+        self.num_batches = [len(self._batches(epoch)) for epoch in range(config.epochs)]
+        self.num_steps = sum(max(1, count // config.gradient_accumulation) for count in self.num_batches)
+
+    def _batches(self, epoch: int) -> list[list[ViewKey]]:
+        """Returns the global batches of one epoch."""
+        shown = len(self.dataset) if epoch < self.generated_epochs or not self.recorded else self.recorded
+        return epoch_batches(shown, epoch, self.config)
 
     # -- resume -----------------------------------------------------------------------------------------------
 
@@ -155,8 +170,8 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
         )
         with bar, deferred_interrupts() as interruption:
-            shown = bar.add_task(self.label, total=self.config.epochs * self.num_batches, loss=float("nan"))
-            bar.update(shown, completed=self.progress.epoch * self.num_batches + self.progress.batch)
+            shown = bar.add_task(self.label, total=sum(self.num_batches), loss=float("nan"))
+            bar.update(shown, completed=sum(self.num_batches[: self.progress.epoch]) + self.progress.batch)
             while self.progress.epoch < self.config.epochs:
                 for loss in self._epoch():
                     bar.update(shown, advance=1, loss=loss)
@@ -172,7 +187,7 @@ class Trainer:
     def _epoch(self) -> Iterator[float]:
         progress, config = self.progress, self.config
         self.network.train()
-        batches = epoch_batches(len(self.dataset), progress.epoch, config)[progress.batch :]
+        batches = self._batches(progress.epoch)[progress.batch :]
         for batch, global_size in self._load(batches):
             losses = self._backward(batch, global_size)
             progress.batch += 1
