@@ -19,7 +19,7 @@ from egoloom.errors import UserError
 
 View = Literal["exo", "ego"]
 DEPTH_TOLERANCE = 0.04  # share of the depth by which a visible point may miss the surface seen there
-SPLAT_PX = 3.0  # an ego pixel without depth of its own takes an exo point at most this far away
+SPLAT_SHARE = 3 / 128  # of the ego frame: how far from a pixel without depth an exo point may lie that is taken for it
 MIN_BOX_PX = 2.0
 
 
@@ -132,11 +132,12 @@ class CrossView:
         cloud = self._exo_cloud(time_s)
         local = transform_points(invert(self._pose("ego", time_s)), cloud)
         landed, is_inside = self.ego_camera.project(local)
+        reach_px = self._splat_px()
         cloud, landed, depth = cloud[is_inside], landed[is_inside], local[is_inside, 2]
         found = torch.full((len(pixels_N2), 3), torch.nan, dtype=torch.float64)
         for index, pixel in enumerate(pixels_N2):
             gaps = (landed - pixel).norm(dim=-1)
-            near = gaps <= SPLAT_PX
+            near = gaps <= reach_px
             if near.any():
                 front = near & (depth <= depth[near].min() * (1 + DEPTH_TOLERANCE))
                 found[index] = cloud[front][gaps[front].argmin()]
@@ -163,10 +164,13 @@ class CrossView:
             return torch.where(depth > 0, depth, torch.inf)
         return self._splatted(pixels_N2, time_s)
 
+    def _splat_px(self) -> float:
+        return SPLAT_SHARE * max(self.ego_camera.image_size)
+
     def _splatted(self, pixels_N2: Tensor, time_s: float) -> Tensor:
         """Depth of the exo points that fall into the cell of each ego pixel; a cell is about as wide as their gaps."""
         width, height = self.ego_camera.image_size
-        cell_px = SPLAT_PX * max(width, height) / 128
+        cell_px = self._splat_px()
         columns = int(width / cell_px) + 1
         num_cells = columns * (int(height / cell_px) + 1)
 

@@ -136,6 +136,8 @@ def _check(options: Arguments) -> None:
     for name, value, least in (("workers", options.workers, 1), ("limit", options.limit, 1)):
         if value is not None and value < least:
             raise UserError(f"--{name} {value} is too few", allowed=f"{least} or more")
+    if not 0 <= options.filter.worst_share < 1:
+        raise UserError(f"--filter.worst-share {options.filter.worst_share} is out of range", allowed="0 up to below 1")
     if options.ray is not None:
         from egoloom.augmentation.ray_workers import refuse_unreachable
 

@@ -35,9 +35,7 @@ VERBS: dict[str, Verb] = {
     "ego-prior": Verb("ego_prior", "render what the wearer would see from an exo video, depth and cameras"),
     "exo2ego": Verb("exo2ego", "train the generator, or generate ego video from exo video"),
     "augment": Verb("augment", "generate, mark and store ego clips for the exo clips of a store"),
-    "correspond": Verb(
-        "correspond", "find points and boxes of the third-person view in the first-person view, and back"
-    ),
+    "correspond": Verb("correspond", "find points and boxes of the exo view in the ego view, and back"),
     "export": Verb("export", "write a trained student for a device, checked against PyTorch"),
     "stream": Verb("stream", "follow a video, camera or network stream and write events"),
     "bench": Verb("bench", "measure latency, memory, size and accuracy on this machine"),
