@@ -59,6 +59,7 @@ def make_square_store(path: Path, *, num_clips: int = 24, num_unlabelled: int = 
         label_spaces={"verb": VERBS, "noun": NOUNS, "action": ACTIONS},
         splits=["train", "validation", "test", "unlabelled"],
         flow_bound_px=4.0,
+        box_categories=["triangle", "object"],
         modalities={Modality.SPECTROGRAM: {"num_mels": 16}},
     )
     rng = np.random.default_rng(0)

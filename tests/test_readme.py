@@ -102,9 +102,11 @@ def test_the_readme_starts_with_the_two_commands():
 @pytest.mark.slow
 def test_every_command_of_the_readme_works(workplace):
     real_data = find_real_data()
+    never_made: list[str] = []
     for command in readme_commands():
         wanted = adapted(command, real_data)
-        if wanted is None:
+        if wanted is None or any(path in command for path in never_made):
+            never_made += re.findall(r"(?:--out |OUT=)(\S+)", command)
             continue
         done = run(wanted, workplace)
         assert done.returncode == 0, f"$ {command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

@@ -126,3 +126,4 @@ def test_boxes_come_at_the_nearest_annotated_time(square_store):
     found = reader.boxes(clip.video_id, np.array([0.52, 50.0]), 2)
     np.testing.assert_allclose(found["boxes"][0, 0], [12.0, 18.0, 24.0, 30.0])
     assert found["pad_mask"].tolist() == [[False, True], [True, True]]
+    assert found["classes"].tolist() == [[2, 0], [0, 0]]  # the second class that the store names

@@ -250,6 +250,18 @@ def test_layout_with_class_ids_and_out_of_range_category():
         make("layout_tiny")(inputs)
 
 
+def test_a_layout_tells_object_classes_apart_where_it_is_told_to():
+    inputs = make_inputs()
+    inputs["boxes"]["classes"] = torch.tensor([[1, 2, 0]]).expand(2, 4, 3).clone()
+    swapped = {**inputs, "boxes": {**inputs["boxes"], "classes": torch.tensor([[2, 1, 0]]).expand(2, 4, 3)}}
+    knowing, published = make("layout_tiny", num_object_classes=2).eval(), make("layout_tiny").eval()
+    assert (knowing(inputs)["verb"] - knowing(swapped)["verb"]).abs().max() > 1e-4
+    torch.testing.assert_close(published(inputs)["verb"], published(swapped)["verb"])
+    inputs["boxes"]["classes"][0, 0, 0] = 3
+    with pytest.raises(ValueError, match="Object class 3 is out of range"):
+        knowing(inputs)
+
+
 def test_hand_object_heads_decode():
     heads = hand_object_heads(3)
     logits = {head: torch.log(torch.tensor([[0.1, 0.2, 0.6, 0.1]])) for head in heads}

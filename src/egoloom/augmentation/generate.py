@@ -76,6 +76,7 @@ def generated_store(path: Path, source: ClipStore, generator: str) -> ClipStore:
         label_spaces=source.info.label_spaces,
         splits=list(dict.fromkeys([*source.info.splits, REJECTED])),
         flow_bound_px=source.info.flow_bound_px,
+        box_categories=source.info.box_categories,
         extra={"generator": generator},
     )
 

@@ -191,6 +191,7 @@ class ClipDataset(Dataset[Sample]):
         return {
             "boxes": np.zeros((*shape, 4), np.float32),
             "categories": np.zeros(shape, np.int64),
+            "classes": np.zeros(shape, np.int64),
             "scores": np.zeros(shape, np.float32),
             "pad_mask": np.ones(shape, bool),
         }

@@ -110,7 +110,12 @@ class Clip:
 
 
 class StoreInfo(BaseModel):
-    """What ``info.json`` holds."""
+    """What ``info.json`` holds.
+
+    Attributes:
+        box_categories: Object classes that the detector of the store's boxes can name, in index order, without hands;
+            empty where boxes have no fixed vocabulary.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -124,5 +129,6 @@ class StoreInfo(BaseModel):
     label_spaces: dict[str, list[str]] = Field(default_factory=dict)
     splits: list[str] = Field(default_factory=list)
     flow_bound_px: float = 16.0
+    box_categories: list[str] = Field(default_factory=list)
     modalities: dict[Modality, dict[str, float | str]] = Field(default_factory=dict)
     extra: dict[str, str] = Field(default_factory=dict)

@@ -27,6 +27,7 @@ class TrackReader:
         self._cache_bytes = cache_bytes
         self._cached: OrderedDict[tuple[Modality, str], tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._held_bytes = 0
+        self._class_ids = {name: 1 + index for index, name in enumerate(store.info.box_categories)}
         store.videos  # noqa: B018 - media paths of originals need the table
 
     def rgb(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
@@ -71,13 +72,15 @@ class TrackReader:
 
         Returns:
             ``boxes`` float32 ``[T, N, 4]`` xyxy in pixels of the stored frame, ``categories`` int64 ``[T, N]``
-            (0 pad, 1 object, 2 hand), ``scores`` float32 ``[T, N]``, ``pad_mask`` bool ``[T, N]`` (true = no box).
+            (0 pad, 1 object, 2 hand), ``classes`` int64 ``[T, N]`` (0 unknown, else 1 + index in the store's
+            ``box_categories``), ``scores`` float32 ``[T, N]``, ``pad_mask`` bool ``[T, N]`` (true = no box).
         """
         table = self._table(Modality.BOXES, video_id)
         num_frames = len(times_s)
         result = {
             "boxes": np.zeros((num_frames, max_boxes, 4), np.float32),
             "categories": np.zeros((num_frames, max_boxes), np.int64),
+            "classes": np.zeros((num_frames, max_boxes), np.int64),
             "scores": np.zeros((num_frames, max_boxes), np.float32),
             "pad_mask": np.ones((num_frames, max_boxes), bool),
         }
@@ -94,6 +97,7 @@ class TrackReader:
             count = len(rows)
             result["boxes"][frame, :count] = np.stack([table[name][rows] for name in BOX_COLUMNS], axis=1)
             result["categories"][frame, :count] = np.where(table["is_hand"][rows], 2, 1)
+            result["classes"][frame, :count] = [self._class_ids.get(name, 0) for name in table["category"][rows]]
             result["scores"][frame, :count] = table["score"][rows]
             result["pad_mask"][frame, :count] = False
         return result

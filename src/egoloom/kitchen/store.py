@@ -16,7 +16,7 @@ from egoloom.kitchen.clip import KitchenClip, render_clip
 from egoloom.kitchen.plan import ClipPlan, clip_rng
 from egoloom.kitchen.settings import KitchenSettings
 from egoloom.kitchen.tracks import FLOW_BOUND_PX, HOP_S, estimated_flow, log_mel, monocular_depth, write_arrays
-from egoloom.kitchen.vocabulary import ACTION_NAMES, LABEL_SPACES, SPLITS, noun_index, verb_index
+from egoloom.kitchen.vocabulary import ACTION_NAMES, LABEL_SPACES, OBJECT_CATEGORIES, SPLITS, noun_index, verb_index
 
 VIEWS = ("ego", "exo")
 BATCH = 24
@@ -75,7 +75,8 @@ def open_store(path: Path | str, settings: KitchenSettings) -> ClipStore:
     return ClipStore.create(
         path, name="kitchen", source="kitchen", licence=LICENCE, is_simulated=True, label_spaces=LABEL_SPACES,
         splits=SPLITS,
-        flow_bound_px=FLOW_BOUND_PX, extra={"settings": settings.model_dump_json()},
+        flow_bound_px=FLOW_BOUND_PX, box_categories=list(OBJECT_CATEGORIES),
+        extra={"settings": settings.model_dump_json()},
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ DETECTOR_CATEGORIES: tuple[str, ...] = (
     "hand", "drawer", "cupboard", "tap", "mug", "plate", "bottle", "carrot", "bread", "pot", "knife", "spoon",
     "sponge", "board", "bowl", "apple", "cloth",
 )  # fmt: skip
+OBJECT_CATEGORIES: tuple[str, ...] = DETECTOR_CATEGORIES[1:]
 
 
 def action_index(name: str) -> int:

@@ -27,6 +27,8 @@ class StltConfig(RecogniserConfig):
     Attributes:
         num_categories: 3 means pad, object, hand (the published model; ``is_hand`` decides between the last two);
             a larger number means that ``categories`` holds class ids, 0 for pad.
+        num_object_classes: Object classes that ``classes`` of the input tells apart (0 there is unknown); without
+            any, as published, a box says where something is and not what.
         num_frames: Most frames a clip may have; each has a learned position.
         embedding_norm_eps: Epsilon of the norms after the embeddings; the published weights were trained with 0.1.
     """
@@ -37,6 +39,7 @@ class StltConfig(RecogniserConfig):
     temporal_layers: int = Field(default=6, ge=1)
     num_frames: int = Field(default=16, ge=1)
     num_categories: int = Field(default=3, ge=3)
+    num_object_classes: int = Field(default=0, ge=0)
     layer_dropout: float = Field(default=0.1, ge=0, lt=1)
     embedding_norm_eps: float = Field(default=0.1, gt=0)
 
@@ -64,6 +67,9 @@ class BoxEmbedding(nn.Module):
         self.score_embedding = nn.Linear(1, config.hidden)
         self.side_embedding = nn.Embedding(NUM_SIDES, config.hidden, padding_idx=PAD)
         self.state_embedding = nn.Embedding(NUM_CONTACT_STATES, config.hidden, padding_idx=PAD)
+        self.class_embedding = None
+        if config.num_object_classes:
+            self.class_embedding = nn.Embedding(config.num_object_classes + 1, config.hidden, padding_idx=PAD)
         self.layer_norm = nn.LayerNorm(config.hidden, eps=config.embedding_norm_eps)
         self.dropout = nn.Dropout(config.layer_dropout)
 
@@ -73,6 +79,8 @@ class BoxEmbedding(nn.Module):
         embedded = embedded + self.score_embedding(layout["scores"].unsqueeze(-1))
         # The published model always adds these two; an unknown side or state is the zero row of its table.
         embedded = embedded + self.side_embedding(layout["sides"]) + self.state_embedding(layout["states"])
+        if self.class_embedding is not None:
+            embedded = embedded + self.class_embedding(layout["classes"])
         return self.dropout(self.layer_norm(embedded))
 
 
@@ -139,10 +147,10 @@ class StltRecogniser(Recogniser):
         """Returns the complete layout that the embedding reads, from the modality ``boxes``.
 
         The modality holds ``boxes`` [B, T, N, 4] (xyxy, 0..1), ``categories`` [B, T, N] (0 pad), ``scores`` and
-        ``pad_mask`` [B, T, N], and may hold ``is_hand``, ``sides`` (0 unknown) and ``states`` (0 unknown).
+        ``pad_mask`` [B, T, N], and may hold ``is_hand``, ``classes``, ``sides`` and ``states`` (each 0 unknown).
 
         Raises:
-            ValueError: If a category is out of range.
+            ValueError: If a category or an object class is out of range.
         """
         given = self.read(inputs, "boxes")
         categories = given["categories"].long()
@@ -156,9 +164,14 @@ class StltRecogniser(Recogniser):
                 f"{self.config.num_categories} categories (0 is pad); set num_categories"
             )
         zeros = torch.zeros_like(categories)
+        classes = given.get("classes", zeros).long()
+        known = self.config.num_object_classes
+        if known and not torch.compiler.is_compiling() and int(classes.max()) > known:
+            raise ValueError(f"Object class {int(classes.max())} is out of range: this model knows {known}")
         return {
             "boxes": given["boxes"].float(),
             "categories": categories,
+            "classes": classes,
             "scores": given["scores"].float(),
             "sides": given.get("sides", zeros).long(),
             "states": given.get("states", zeros).long(),

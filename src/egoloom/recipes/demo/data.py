@@ -7,6 +7,7 @@ from typing import Any
 
 from egoloom.clips import Clip, ClipStore
 from egoloom.errors import UserError
+from egoloom.kitchen.vocabulary import OBJECT_CATEGORIES
 from egoloom.recipes.demo.config import DemoConfig
 
 # Causal shift: the student can also run on a stream, frame by frame.
@@ -57,7 +58,10 @@ def describe_data(config: DemoConfig, out: Path) -> DemoData:
             clips / "kitchen",
             clips / "third_person",
             ("unlabelled",),
-            teachers | {"audio": ("spectrogram_tiny", {}), "imu": ("imu_tiny", {})},
+            # The kitchen's detector names what it boxes.
+            teachers
+            | {"boxes": ("layout_tiny", {"num_object_classes": len(OBJECT_CATEGORIES)})}
+            | {"audio": ("spectrogram_tiny", {}), "imu": ("imu_tiny", {})},
             (
                 "All figures are about simulated data: the built-in kitchen, not real people in real kitchens.",
                 "Networks and training are tiny, so that the whole loop runs in minutes. The figures show that every "

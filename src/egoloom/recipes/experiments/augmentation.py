@@ -31,6 +31,7 @@ from egoloom.evaluation.prediction import Predictions, predict_clips
 from egoloom.exo2ego.generation import GenerationConfig
 from egoloom.kitchen.settings import KitchenSettings, SplitShares
 from egoloom.kitchen.store import make_store
+from egoloom.kitchen.vocabulary import OBJECT_CATEGORIES
 from egoloom.models import Recogniser, create_model
 from egoloom.recipes.experiments.records import ExperimentRecord
 from egoloom.recipes.experiments.runs import figures_of
@@ -45,7 +46,7 @@ DISTILLED_CELLS = ("ego_only", "raw_exo", "generated", "generated_filtered", "tr
 TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "rgb": ("edge_tiny", {}),
     "flow": ("edge_tiny", {"input_modality": "flow"}),
-    "boxes": ("layout_tiny", {}),
+    "boxes": ("layout_tiny", {"num_object_classes": len(OBJECT_CATEGORIES)}),
     "audio": ("spectrogram_tiny", {}),
     "imu": ("imu_tiny", {}),
 }

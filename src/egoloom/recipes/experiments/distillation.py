@@ -18,6 +18,7 @@ from egoloom.distillation.config import DistillationConfig
 from egoloom.distillation.losses import DistillationLossConfig
 from egoloom.distillation.teachers import TeacherEnsembleConfig
 from egoloom.errors import UserError
+from egoloom.kitchen.vocabulary import OBJECT_CATEGORIES
 from egoloom.recipes.experiments.records import ExperimentRecord
 from egoloom.recipes.experiments.relabelled import relabelled_store, with_fewer_labels, with_wrong_labels
 from egoloom.recipes.experiments.runs import Finished, Job, run_jobs
@@ -28,7 +29,7 @@ REPORT_SPLITS = ("test", "unseen_participant", "unseen_kitchen")
 VIEW = ViewConfig(num_frames=8, size_px=64, max_boxes=6, num_spectrogram_columns=100)
 TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "flow": ("edge_tiny", {"input_modality": "flow"}),
-    "boxes": ("layout_tiny", {}),
+    "boxes": ("layout_tiny", {"num_object_classes": len(OBJECT_CATEGORIES)}),
     "audio": ("spectrogram_tiny", {}),
     "imu": ("imu_tiny", {}),
 }
