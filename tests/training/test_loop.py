@@ -136,6 +136,15 @@ def test_each_epoch_shows_every_clip_once_in_another_order():
     assert len(epoch_batches(3, 0, config)) == 1
 
 
+def test_the_selection_split_is_judged_as_often_as_asked(square_store, tmp_path):
+    entries = entries_of(square_store, split="train", labelled=True)
+    dataset = ClipDataset(entries, [Modality.RGB], ViewConfig(num_frames=2, size_px=16), is_training=True)
+    model = create_model("edge_tiny", num_classes={"action": 4})
+    config = OptimisationConfig(epochs=5, batch_size=8, score_every_epochs=2)
+    Trainer(model, LabelTask({"action": 1.0}), dataset, config, tmp_path, score=lambda network: 0.0).fit()
+    assert [row["epoch"] for row in history(tmp_path) if "selection_score" in row] == [2, 4, 5]
+
+
 def test_gradient_accumulation_equals_the_larger_batch(square_store, tmp_path):
     one = make_trainer(square_store, tmp_path / "a", batch_size=8, weight_decay=0.0)
     two = make_trainer(square_store, tmp_path / "b", batch_size=4, gradient_accumulation=2, weight_decay=0.0)

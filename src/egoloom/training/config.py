@@ -75,6 +75,8 @@ class OptimisationConfig(BaseModel):
         trackers: Where losses and rates go beside ``history.jsonl``: names that accelerate knows, such as
             ``tensorboard`` (extra ``track``).
         quantisation_aware: Convolutions round to int8 while they learn; for students that ship in int8.
+        score_every_epochs: The selection split is judged after so many epochs and after the last; more than 1 saves
+            time where epochs are short.
         checkpoint_every_steps: Also checkpoint within an epoch, so that little is lost when a machine dies.
     """
 
@@ -99,6 +101,7 @@ class OptimisationConfig(BaseModel):
     seed: int = 0
     num_workers: int = Field(default=0, ge=0)
     cache_mb: int = Field(default=1500, ge=0)
+    score_every_epochs: int = Field(default=1, ge=1)
     checkpoint_every_steps: int = Field(default=200, ge=1)
 
 

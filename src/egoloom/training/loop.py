@@ -82,7 +82,7 @@ class Trainer:
         config: Optimiser, schedule and size.
         out: The run folder; ``checkpoints/{last,best}`` and ``history.jsonl`` are written there.
         generated_epochs: Epochs from this one on show recorded clips alone; None shows all clips in all epochs.
-        score: Called after each epoch on the selection split; the higher, the better.
+        score: Called on the selection split every ``score_every_epochs``; the higher, the better.
         label: Shown beside the progress bar.
     """
 
@@ -256,6 +256,8 @@ class Trainer:
         self.progress.epoch += 1
         self.progress.batch = 0
         self.optimizer.zero_grad()  # an epoch's last, incomplete accumulation is dropped
+        if self.progress.epoch % self.config.score_every_epochs and self.progress.epoch < self.config.epochs:
+            return
         if self.score is not None:
             self.model.eval()
             with self._averaged():

@@ -7,11 +7,11 @@ from typing import Any
 
 from egoloom.clips import Clip, ClipStore
 from egoloom.errors import UserError
-from egoloom.kitchen.vocabulary import OBJECT_CATEGORIES
 from egoloom.recipes.demo.config import DemoConfig
+from egoloom.recipes.networks import BOXES, FLOW, KITCHEN_SENSORS, Network
 
 # Causal shift: the student can also run on a stream, frame by frame.
-STUDENT_OPTIONS: dict[str, Any] = {"temporal_shift": "causal"}
+STUDENT = Network("edge_tiny", {"temporal_shift": "causal"})
 REAL_LAYOUT = "a folder with something_else/ and egox/ below it (docs/datasets.md says where they come from)"
 
 
@@ -25,7 +25,7 @@ class DemoData:
         pairs: Takes with exo and ego video that the generator learns from.
         exo: Third-person clips that become first-person clips.
         unlabelled_splits: Splits taught by soft labels alone.
-        teachers: Teacher name to (model name, model options).
+        teachers: Teacher name to its network.
         notes: Sentences that the report must show.
     """
 
@@ -34,7 +34,7 @@ class DemoData:
     pairs: Path
     exo: Path
     unlabelled_splits: tuple[str, ...]
-    teachers: dict[str, tuple[str, dict[str, Any]]]
+    teachers: dict[str, Network]
     notes: tuple[str, ...]
 
     @property
@@ -46,11 +46,7 @@ class DemoData:
 def describe_data(config: DemoConfig, out: Path) -> DemoData:
     """Returns where the data of a run lies, without making it."""
     clips = out / "clips"
-    teachers: dict[str, tuple[str, dict[str, Any]]] = {
-        "rgb_labels": ("edge_tiny", STUDENT_OPTIONS),
-        "flow": ("edge_tiny", {"input_modality": "flow"}),
-        "boxes": ("layout_tiny", {}),
-    }
+    rgb = {"rgb_labels": STUDENT}
     if config.data is None:
         return DemoData(
             "kitchen (simulated)",
@@ -58,10 +54,7 @@ def describe_data(config: DemoConfig, out: Path) -> DemoData:
             clips / "kitchen",
             clips / "third_person",
             ("unlabelled",),
-            # The kitchen's detector names what it boxes.
-            teachers
-            | {"boxes": ("layout_tiny", {"num_object_classes": len(OBJECT_CATEGORIES)})}
-            | {"audio": ("spectrogram_tiny", {}), "imu": ("imu_tiny", {})},
+            rgb | KITCHEN_SENSORS,
             (
                 "All figures are about simulated data: the built-in kitchen, not real people in real kitchens.",
                 "Networks and training are tiny, so that the whole loop runs in minutes. The figures show that every "
@@ -74,7 +67,7 @@ def describe_data(config: DemoConfig, out: Path) -> DemoData:
         clips / "egox",
         clips / "egox",
         (),
-        teachers,
+        rgb | {"flow": FLOW, "boxes": BOXES},
         (
             "Recognition is trained AND evaluated on the same nine real videos. This shows that the path works on "
             "real input, nothing more; the accuracies say nothing about unseen video.",

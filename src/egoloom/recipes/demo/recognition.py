@@ -15,36 +15,36 @@ from egoloom.evaluation.prediction import Predictions
 from egoloom.evaluation.summary import confusion_record, reliability_record, summarise
 from egoloom.models import Recogniser
 from egoloom.recipes.demo.config import DemoConfig
-from egoloom.recipes.demo.data import STUDENT_OPTIONS, DemoData
+from egoloom.recipes.demo.data import STUDENT, DemoData
+from egoloom.recipes.networks import Network
 from egoloom.recipes.recognition import train_recogniser
 from egoloom.recipes.run_config import RunConfig
 from egoloom.recipes.teaching import evaluate_ensemble
-from egoloom.training.config import DataConfig, ModelConfig, OptimisationConfig
+from egoloom.training.config import DataConfig, OptimisationConfig
 
 VIEW = ViewConfig(num_frames=8, size_px=64, max_boxes=6, num_spectrogram_columns=100)
 
 
-def label_run(config: DemoConfig, data: DemoData, model: str, options: dict[str, Any]) -> RunConfig:
+def label_run(config: DemoConfig, data: DemoData, network: Network) -> RunConfig:
     """Returns the configuration of a network trained on labels."""
-    return RunConfig(
+    base = RunConfig(
         recipe="demo",
         data=DataConfig(store=data.recognition),
-        model=ModelConfig(name=model, options=options),
         view=VIEW,
         optimisation=OptimisationConfig(
             # Nine real clips make two batches an epoch; they need more epochs to be learnt at all.
             epochs=config.recognition_epochs * (3 if data.is_real else 1),
             batch_size=4 if data.is_real else 16,
-            learning_rate=4e-3,
             num_view_seeds=8,
             seed=config.seed,
         ),
     )
+    return network.in_run(base)
 
 
 def student_run(config: DemoConfig, data: DemoData, out: Path, *, generated: Path | None = None) -> RunConfig:
     """Returns the configuration of the distilled RGB-only student; ``generated`` mixes in generated clips."""
-    base = label_run(config, data, "edge_tiny", STUDENT_OPTIONS)
+    base = label_run(config, data, STUDENT)
     return base.model_copy(
         update={
             "data": base.data.model_copy(
@@ -66,8 +66,8 @@ def student_run(config: DemoConfig, data: DemoData, out: Path, *, generated: Pat
 def train_teachers(config: DemoConfig, data: DemoData, out: Path) -> dict[str, Any]:
     """Trains every teacher on labels; returns name to figures on the test split."""
     figures = {}
-    for name, (model, options) in data.teachers.items():
-        run = label_run(config, data, model, options)
+    for name, network in data.teachers.items():
+        run = label_run(config, data, network)
         metrics = train_recogniser(run, out / "teachers" / name, label=f"{name:10}")
         figures[name] = headline(metrics["splits"]["test"])
     return figures

@@ -18,22 +18,17 @@ from egoloom.distillation.config import DistillationConfig
 from egoloom.distillation.losses import DistillationLossConfig
 from egoloom.distillation.teachers import TeacherEnsembleConfig
 from egoloom.errors import UserError
-from egoloom.kitchen.vocabulary import OBJECT_CATEGORIES
 from egoloom.recipes.experiments.records import ExperimentRecord
 from egoloom.recipes.experiments.relabelled import relabelled_store, with_fewer_labels, with_wrong_labels
 from egoloom.recipes.experiments.runs import Finished, Job, run_jobs
+from egoloom.recipes.networks import KITCHEN_SENSORS, RGB, Network
 from egoloom.recipes.run_config import RunConfig
-from egoloom.training.config import DataConfig, EvaluationConfig, ModelConfig, OptimisationConfig
+from egoloom.training.config import DataConfig, EvaluationConfig, OptimisationConfig
 
 REPORT_SPLITS = ("test", "unseen_participant", "unseen_kitchen")
+NUM_SCORES = 12  # judgements on the selection split a run, from which the best checkpoint is taken
 VIEW = ViewConfig(num_frames=8, size_px=64, max_boxes=6, num_spectrogram_columns=100)
-TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "flow": ("edge_tiny", {"input_modality": "flow"}),
-    "boxes": ("layout_tiny", {"num_object_classes": len(OBJECT_CATEGORIES)}),
-    "audio": ("spectrogram_tiny", {}),
-    "imu": ("imu_tiny", {}),
-}
-OMNIVOROUS = {"modalities": ["rgb", "flow", "boxes", "spectrogram", "imu"]}
+OMNIVOROUS = Network("omnivorous", {"modalities": ["rgb", "flow", "boxes", "spectrogram", "imu"]})
 
 
 class DistillationExperiment(BaseModel):
@@ -44,7 +39,7 @@ class DistillationExperiment(BaseModel):
         num_takes: Takes of the kitchen.
         data_seed: Seed of the kitchen.
         num_seeds: Seeds; each draws the labels that are wrong or missing anew, and all networks.
-        epochs: Of every network.
+        steps: Optimiser steps of every network, whatever the number of its clips; layout transformers get more.
         noise_share: Share of wrong training labels in the setting ``noisy``.
         labels_per_action: Labelled clips of an action in the setting ``pool``; the others teach unlabelled.
         settings: Which settings.
@@ -56,8 +51,8 @@ class DistillationExperiment(BaseModel):
     store: Path | None = None
     num_takes: int = Field(default=612, ge=40)
     data_seed: int = 3
-    num_seeds: int = Field(default=3, ge=1)
-    epochs: int = Field(default=24, ge=1)
+    num_seeds: int = Field(default=4, ge=1)
+    steps: int = Field(default=480, ge=1)
     noise_share: float = Field(default=0.3, ge=0, le=0.9)
     labels_per_action: int = Field(default=5, ge=1)
     settings: tuple[Literal["clean", "pool", "noisy"], ...] = ("clean", "pool", "noisy")
@@ -97,11 +92,12 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
         record.save(record_path, gains(record))
 
     chosen_settings = [setting for setting in SETTINGS if setting.name in config.settings]
-    jobs = [plan(config, store, out, setting, seed) for seed in range(config.num_seeds) for setting in chosen_settings]
-    # Students last: they need their teachers.
-    for stage, description in ((0, "teachers and baselines"), (1, "students")):
-        chosen = [job for group in jobs for job in group[stage]]
-        run_jobs(chosen, num_workers=config.num_workers, description=description, on_finished=keep)
+    # Seed by seed, so that an early end leaves whole comparisons behind; students need their teachers.
+    for seed in range(config.num_seeds):
+        jobs = [plan(config, store, out, setting, seed) for setting in chosen_settings]
+        for stage, description in ((0, f"seed {seed}: teachers and baselines"), (1, f"seed {seed}: students")):
+            chosen = [job for group in jobs for job in group[stage]]
+            run_jobs(chosen, num_workers=config.num_workers, description=description, on_finished=keep)
     record.values = {key: record.values[key] for key in sorted(record.values, key=_order)}
     record.save(record_path, gains(record))
     return record.to_dict(gains(record))
@@ -131,12 +127,9 @@ def plan(
     folder = out / setting.name / f"seed{seed}"
     labels = _labels(config, store, out, setting, seed)
     base = _label_run(config, labels, seed)
-    networks: dict[str, tuple[str, dict[str, Any]]] = {"rgb_labels": ("edge_tiny", {}), **TEACHERS}
-    first = [
-        Job(setting.name, name, seed, with_model(base, model, options), folder / name)
-        for name, (model, options) in networks.items()
-    ]
-    omnivorous = with_model(base, "omnivorous", OMNIVOROUS)
+    networks = {"rgb_labels": RGB, **KITCHEN_SENSORS}
+    first = [Job(setting.name, name, seed, network.in_run(base), folder / name) for name, network in networks.items()]
+    omnivorous = OMNIVOROUS.in_run(base)
     first.append(Job(setting.name, "omnivorous", seed, omnivorous, folder / "omnivorous", test_modality="rgb"))
     teaching = DistillationConfig(
         teachers=tuple(folder / name for name in networks),
@@ -144,22 +137,22 @@ def plan(
         loss=DistillationLossConfig(temperature=2.0, lambda_ground_truth=setting.weight_of_labels),
         unlabelled_splits=("unlabelled",) if setting.teaches_unlabelled else (),
     )
-    student = base.model_copy(update={"distillation": teaching})
+    taught = _label_run(config, labels, seed, with_unlabelled=setting.teaches_unlabelled)
+    student = RGB.in_run(taught).model_copy(update={"distillation": teaching})
     return first, [Job(setting.name, "student", seed, student, folder / "student", with_ensemble=True)]
 
 
-def with_model(config: RunConfig, name: str, options: dict[str, Any]) -> RunConfig:
-    """Returns a run with another network."""
-    return config.model_copy(update={"model": ModelConfig(name=name, options=options)})
-
-
-def _label_run(config: DistillationExperiment, store: ClipStore, seed: int) -> RunConfig:
+def _label_run(
+    config: DistillationExperiment, store: ClipStore, seed: int, *, with_unlabelled: bool = False
+) -> RunConfig:
+    num_clips = len(store.select(split="train", labelled=True))
+    num_clips += len(store.select(split="unlabelled")) if with_unlabelled else 0
+    epochs = max(1, round(config.steps / max(1, num_clips // OptimisationConfig().batch_size)))
     return RunConfig(
         recipe="experiment",
         data=DataConfig(store=store.path, report_splits=REPORT_SPLITS),
-        model=ModelConfig(name="edge_tiny"),
         view=VIEW,
-        optimisation=OptimisationConfig(epochs=config.epochs, learning_rate=4e-3, seed=seed),
+        optimisation=OptimisationConfig(epochs=epochs, seed=seed, score_every_epochs=max(1, epochs // NUM_SCORES)),
         evaluation=EvaluationConfig(num_clips=3),
     )
 
@@ -196,7 +189,7 @@ def gains(record: ExperimentRecord) -> list[dict[str, Any]]:
 
 def _order(key: tuple[str, str]) -> tuple[int, int]:
     settings = [setting.name for setting in SETTINGS]
-    treatments = ["rgb_labels", *TEACHERS, "ensemble", "omnivorous", "student"]
+    treatments = ["rgb_labels", *KITCHEN_SENSORS, "ensemble", "omnivorous", "student"]
     return settings.index(key[0]), treatments.index(key[1])
 
 
@@ -206,12 +199,14 @@ def _about(config: DistillationExperiment, store: ClipStore) -> dict[str, Any]:
         "data": f"{store.info.name} (simulated)" if store.info.is_simulated else store.info.name,
         "command": " ".join(["egoloom", *sys.argv[1:]]) if sys.argv[1:2] == ["experiment"] else "",
         "num_labelled_clips": counts,
-        "protocol": "3 clips x 1 crop, mean of logits; figures over the three report splits together",
+        "protocol": "3 clips x 1 crop, mean of logits; figures over the three report splits together; the same number "
+        "of optimiser steps for labels and student; best checkpoint and temperature from the validation split",
+        "tuning": "rates, lengths and weights of labels were chosen on validation clips with another seed",
         "settings": {
             "clean": "all training labels",
             "pool": f"{config.labels_per_action} labels an action, all other training and unlabelled clips unlabelled",
             "noisy": f"{config.noise_share:.0%} of the training labels wrong",
         },
-        "networks": {"rgb_labels": "edge_tiny on RGB", **{name: model for name, (model, _) in TEACHERS.items()}},
+        "networks": {"rgb_labels": "edge_tiny on RGB", **{name: net.model for name, net in KITCHEN_SENSORS.items()}},
         "config": config.model_dump(mode="json", exclude={"store"}),
     }
