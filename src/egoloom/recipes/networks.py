@@ -1,6 +1,6 @@
 """The small networks of demo and experiments: one a modality, each with the rate and length that suit it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from egoloom.kitchen.vocabulary import OBJECT_CATEGORIES
@@ -38,9 +38,9 @@ class Network:
 
 RGB = Network("edge_tiny")
 FLOW = Network("edge_tiny", {"input_modality": "flow"})
-BOXES = Network("layout_tiny", learning_rate=2e-3, length=2.0)
+BOXES = Network("layout_tiny", {"layer_dropout": 0.0}, learning_rate=2e-3, length=2.0)
 # The kitchen's detector names what it boxes.
-NAMED_BOXES = Network("layout_tiny", {"num_object_classes": len(OBJECT_CATEGORIES)}, learning_rate=2e-3, length=2.0)
+NAMED_BOXES = replace(BOXES, options=BOXES.options | {"num_object_classes": len(OBJECT_CATEGORIES)})
 AUDIO = Network("spectrogram_tiny")
 IMU = Network("imu_tiny")
 
