@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -88,6 +90,27 @@ def test_report_shows_the_numbers_and_loads_nothing(run):
     assert text.count("Simulated data") == 1
     assert "built-in <kitchen>" in text  # escaped in the source, literal for the reader
     assert "<b>bold</b>" in text
+
+
+def test_a_browser_shows_the_page(run, tmp_path):
+    """Chromium lays the page out: nothing is wider than the window, every picture is decoded, the numbers are there."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not installed")
+    page = tmp_path / "measured.html"
+    measure = """<script>addEventListener("load", () => { document.title = JSON.stringify({
+        overflow: document.documentElement.scrollWidth - innerWidth,
+        broken: [...document.images].filter(i => !i.naturalWidth).length,
+        pictures: document.images.length}) })</script>"""
+    page.write_text(write_report(run).read_text(encoding="utf-8").replace("</head>", measure + "</head>"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = json.loads(re.search(r"<title>(.*?)</title>", shown).group(1))
+    assert found["overflow"] <= 0
+    assert found["pictures"] >= 1
+    assert found["broken"] == 0
+    assert "50.0" in shown
 
 
 def test_svg_ids_are_unique_in_the_page(run):
