@@ -1,6 +1,9 @@
 """Work on many recordings at once: one process a worker, one thread each, failures collected instead of raised."""
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -110,7 +113,7 @@ def _in_workers(
 ) -> Iterator[Outcome[Item, Result]]:
     context = multiprocessing.get_context("spawn")
     num_workers = min(num_workers, len(items))
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=use_one_thread) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)) as pool:
         waiting: dict[Future[Result], Item] = {}
         rest = iter(items)
         try:
@@ -137,6 +140,22 @@ def _outcome(future: "Future[Result]", item: Item, name_of: Callable[[Item], str
             f"A worker process died at {name_of(item)} (out of memory, or a crash of the decoder)",
             fix="run again with --num-workers 1 to see which file it is, and remove it",
         ) from error
+
+
+def _begin(parent: int) -> None:
+    use_one_thread()
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """Ends this process soon after its parent, however that ended: an orphan would write beside the next run."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def use_one_thread() -> None:
