@@ -1,11 +1,12 @@
 """Views: the same for the same seed, geometry shared between RGB, flow and boxes, missing modalities marked."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from egoloom.clips import Clip, Modality
+from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ClipEntry, batches, entries_of
 from egoloom.clips.tracks import TrackReader
 from egoloom.clips.transforms import ColourPlan, SpatialPlan, ViewConfig
@@ -54,6 +55,28 @@ def test_colours_of_the_identity_plan_do_not_change():
     np.testing.assert_array_equal(ColourPlan().rgb(frames), frames)
     brighter = ColourPlan(brightness=1.25).rgb(frames)
     np.testing.assert_allclose(brighter, np.clip(frames * 1.25, 0, 255), atol=1)
+
+
+@pytest.mark.parametrize("mirrored", [[1, 0, 3, 2], [-1, 0, 3, 2], []])
+def test_a_mirrored_view_shows_what_its_label_says(square_store, mirrored):
+    """Even classes move right, odd ones left: a mirrored clip changes class, and stays as it is where no class fits."""
+    info = square_store.info.model_copy(update={"extra": {"mirrored_action": json.dumps(mirrored)}})
+    view = VIEW.model_copy(update={"flip_probability": 1.0})
+    entries = entries_of(ClipStore(square_store.path, info), split="train")
+    dataset = ClipDataset(entries, [Modality.FLOW], view, is_training=True)
+    for index, (_, clip) in enumerate(entries):
+        sample = dataset[(index, 3)]
+        is_mirrored = not mirrored or mirrored[clip.action] >= 0
+        assert sample["labels"]["action"] == (mirrored[clip.action] if mirrored and is_mirrored else clip.action)
+        moves_right = sample["inputs"]["flow"][:, 0].mean() > 128
+        assert moves_right == ((clip.action % 2 == 0) != is_mirrored)
+
+
+def test_a_list_of_mirrored_classes_that_does_not_fit_is_refused(square_store):
+    for text in ("[1, 0]", "[9, 0, 1, 2]", '["a", 0, 1, 2]', "{"):
+        info = square_store.info.model_copy(update={"extra": {"mirrored_action": text}})
+        with pytest.raises(UserError, match="mirrored_action"):
+            _ = ClipStore(square_store.path, info).mirrored_actions
 
 
 def test_regular_crops_divide_the_longer_side():

@@ -1,5 +1,6 @@
 """Clips as training samples: one item is one view of one clip with all the modalities asked for."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from egoloom.clips.sampling import (
     clips_at_regular_timestamps,
     clips_at_segment_timestamps,
 )
-from egoloom.clips.schema import HEADS, Clip, Modality
+from egoloom.clips.schema import HEADS, UNLABELLED, Clip, Modality
 from egoloom.clips.store import ClipStore
 from egoloom.clips.tracks import TrackReader
 from egoloom.clips.transforms import ColourPlan, SpatialPlan, ViewConfig, view_generator
@@ -114,6 +115,9 @@ class ClipDataset(Dataset[Sample]):
         entry = self.entries[index]
         generator = view_generator(entry.clip.clip_id, view_seed)
         times_s, plan, colours = self._plan(entry, view_seed, generator)
+        labels = {head: entry.clip.label(head) for head in HEADS}
+        if plan.flip:
+            plan, labels = _mirrored(entry, plan, labels)
         inputs, present = {}, {}
         for modality in self.modalities:
             present[str(modality)] = modality in entry.clip.present
@@ -125,7 +129,7 @@ class ClipDataset(Dataset[Sample]):
         return {
             "inputs": inputs,
             "present": present,
-            "labels": {head: entry.clip.label(head) for head in HEADS},
+            "labels": labels,
             "clip_id": entry.clip.clip_id,
             "view_seed": view_seed,
             "index": index,
@@ -199,6 +203,16 @@ class ClipDataset(Dataset[Sample]):
     def _num_mels(self) -> int:
         settings = self.entries[0].store.info.modalities.get(Modality.SPECTROGRAM, {})
         return int(settings.get("num_mels", 64))
+
+
+def _mirrored(entry: ClipEntry, plan: SpatialPlan, labels: dict[str, int]) -> tuple[SpatialPlan, dict[str, int]]:
+    """Returns plan and labels of a mirrored view: left and right classes swap, or the view is not mirrored at all."""
+    classes, action = entry.store.mirrored_actions, labels["action"]
+    if not classes or action == UNLABELLED:
+        return plan, labels
+    if classes[action] == UNLABELLED:  # no class describes the mirrored clip
+        return dataclasses.replace(plan, flip=False), labels
+    return plan, labels | {"action": classes[action]}
 
 
 def regular_times(start_s: float, end_s: float, view: ViewConfig, num_clips: int) -> np.ndarray:

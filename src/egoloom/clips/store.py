@@ -151,6 +151,25 @@ class ClipStore:
         """Returns the class names of a head in index order; empty if the store has no such head."""
         return self.info.label_spaces.get(head, [])
 
+    @cached_property
+    def mirrored_actions(self) -> list[int]:
+        """The action class of every class's mirrored clip, -1 where there is none; empty if mirroring changes none.
+
+        Raises:
+            UserError: If the list in ``info.json`` does not fit the action classes.
+        """
+        num_classes, text = len(self.class_names("action")), self.info.extra.get("mirrored_action", "[]")
+        try:
+            classes = json.loads(text)
+        except ValueError:
+            classes = None
+        if not isinstance(classes, list) or any(index not in range(-1, num_classes) for index in classes):
+            classes = None
+        if classes is None or len(classes) not in (0, num_classes):
+            allowed = f"{num_classes} class indices, -1 for none"
+            raise UserError(f"{self.path / INFO_FILE}: mirrored_action is {text!r:.60}", allowed=allowed)
+        return classes
+
     def num_classes(self) -> dict[str, int]:
         """Returns the number of classes of every head that has any."""
         return {head: len(names) for head, names in self.info.label_spaces.items() if names}
@@ -227,7 +246,7 @@ class ClipStore:
         """Returns every fault of the store: dangling ids, bad times, labels out of range, missing or broken media.
 
         Args:
-            decode: Also decode the first and the last frame of every RGB video.
+            decode: Also look into the media: tables and arrays whole, video and sound at both ends.
         """
         problems = []
         seen: set[str] = set()
@@ -237,8 +256,22 @@ class ClipStore:
             seen.add(clip.clip_id)
             if what := self._clip_problem(clip, self.videos):
                 problems.append(Problem(clip.clip_id, what))
-        if decode:
-            problems += [p for video in self.videos.values() if (p := self._decoding_problem(video))]
+        return problems + (self._damaged_media() if decode else [])
+
+    def _damaged_media(self) -> list[Problem]:
+        from egoloom.clips.media.checking import check_media
+
+        tracks = dict.fromkeys((clip.video_id, modality) for clip in self.clips for modality in sorted(clip.present))
+        tracks |= dict.fromkeys((video_id, Modality.RGB) for video_id in self.videos)
+        problems = []
+        for video_id, modality in tracks:
+            video, path = self.videos.get(video_id), self.media_path(modality, video_id)
+            if video is None or (modality is not Modality.RGB and not path.exists()):
+                continue  # a fault of the clip
+            try:
+                check_media(path, duration_s=video.duration_s, fps=float(video.fps))
+            except UserError as error:
+                problems.append(Problem(video_id, error.what))
         return problems
 
     def _clip_problem(self, clip: Clip, videos: dict[str, Video]) -> str | None:
@@ -257,16 +290,6 @@ class ClipStore:
             path = self.path / video.path if modality is Modality.RGB else self.media_path(modality, clip.video_id)
             if not path.exists():
                 return f"its {modality} file {path} is missing"
-        return None
-
-    def _decoding_problem(self, video: Video) -> Problem | None:
-        from egoloom.clips.media import VideoReader
-
-        try:
-            with VideoReader(self.path / video.path) as reader:
-                reader.frames_at([0.0, max(0.0, video.duration_s - 1.0 / float(video.fps))])
-        except UserError as error:
-            return Problem(video.video_id, error.what)
         return None
 
 
