@@ -16,6 +16,7 @@ import tyro
 
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.schema import HEADS
+from egoloom.errors import UserError
 
 PACKAGES = ("torch", "numpy", "av", "opencv-python-headless", "pyarrow", "pydantic", "tyro", "scipy", "numba")
 OPTIONAL_PACKAGES = {
@@ -24,7 +25,11 @@ OPTIONAL_PACKAGES = {
     "peft": "exo2ego",
     "onnx": "export",
     "onnxruntime": "export",
+    "openvino": "openvino",
+    "executorch": "executorch",
     "projectaria-tools": "aria",
+    "h5py": "hdf5",
+    "simplejpeg": "cache",
     "rerun-sdk": "viz",
 }
 DECODERS = ("h264", "hevc", "vp9", "av1", "mjpeg", "aac", "flac", "opus")
@@ -43,18 +48,25 @@ def main(arguments: list[str]) -> None:
 
 
 def examine(
-    store: Annotated[Path | None, tyro.conf.arg(aliases=["-s"])] = None, *, decode: bool = True, json: bool = False
+    path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")] = None,
+    *,
+    store: Annotated[Path | None, tyro.conf.arg(aliases=["-s"])] = None,
+    decode: bool = True,
+    json: bool = False,
 ) -> tuple[dict[str, Any], bool]:
     """Reports versions, decoders and disk; for a store its counts and faults. Exit code 1 if the store has faults.
 
     Args:
-        store: A clip store to examine.
-        decode: Decode the first and last frame of every video of the store.
+        path: A clip store to examine.
+        store: The same, as an option.
+        decode: Look into the media of the store as well.
         json: Print JSON.
     """
+    if path is not None and store is not None and path != store:
+        raise UserError(f"Two stores are named: {path} and {store}", allowed="one at a time")
     report: dict[str, Any] = {"installation": installation()}
-    if store is not None:
-        report["store"] = store_report(ClipStore.open(store), decode=decode)
+    if chosen := path or store:
+        report["store"] = store_report(ClipStore.open(chosen), decode=decode)
     return report, json
 
 
@@ -175,7 +187,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         "decoders: " + ("all found" if not no_decoder else f"without {', '.join(no_decoder)}"),
     ]
     if "store" not in report:
-        return [*lines, "next: egoloom demo, or egoloom doctor --store STORE"]
+        return [*lines, "next: egoloom demo, or egoloom doctor STORE"]
     store = report["store"]
     lines += [
         "",
@@ -195,5 +207,5 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines.append("  megabytes: " + ", ".join(f"{name} {size}" for name, size in store["megabytes"].items()))
     lines.append(f"  problems: {store['num_problems'] or 'none'}")
     lines += [f"    {problem['where']}: {problem['what']}" for problem in store["problems"][:NUM_SHOWN_PROBLEMS]]
-    view = f"egoloom view --store {store['path']}"
+    view = f"egoloom view {store['path']}"
     return [*lines, f"next: {'repair or ingest again what is listed' if store['num_problems'] else view}"]
