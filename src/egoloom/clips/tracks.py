@@ -1,15 +1,18 @@
 """Reads what a clip's modalities hold at given seconds, with a memory of decoded frames for small stores."""
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 
 from egoloom.clips.media import VideoReader, read_arrays, read_table
+from egoloom.clips.media.frame_cache import FrameCacheReader, cache_path, index_path
 from egoloom.clips.schema import Modality
 from egoloom.clips.store import ClipStore
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 IMU_COLUMNS = ("ax", "ay", "az", "gx", "gy", "gz")
+MAX_OPEN_SHARDS = 64
 SILENCE_LOG = float(np.log(1e-6))  # the log-mel value of digital silence
 
 
@@ -28,10 +31,20 @@ class TrackReader:
         self._cached: OrderedDict[tuple[Modality, str], tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._held_bytes = 0
         self._class_ids = {name: 1 + index for index, name in enumerate(store.info.box_categories)}
+        self._shards: OrderedDict[str, FrameCacheReader] = OrderedDict()
         store.videos  # noqa: B018 - media paths of originals need the table
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves open shards behind: a worker process opens its own."""
+        return {**self.__dict__, "_shards": OrderedDict()}
+
     def rgb(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
-        """Returns the RGB frames shown at these seconds, uint8 ``[T, 3, H, W]``."""
+        """Returns the RGB frames shown at these seconds, uint8 ``[T, 3, H, W]``.
+
+        A video of which the store has JPEG shards (``egoloom modalities frame-cache``) is read from them.
+        """
+        if shard := self._shard(video_id):
+            return shard.frames_at(times_s)
         return self._frames(Modality.RGB, video_id, times_s)
 
     def flow(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
@@ -127,6 +140,16 @@ class TrackReader:
             _, (dropped, _) = self._cached.popitem(last=False)
             self._held_bytes -= dropped.nbytes
         return self._cached[key]
+
+    def _shard(self, video_id: str) -> FrameCacheReader | None:
+        if video_id not in self._shards:
+            path = cache_path(self.store.path, video_id)
+            if not index_path(path).is_file():
+                return None
+            self._shards[video_id] = FrameCacheReader(path)
+            if len(self._shards) > MAX_OPEN_SHARDS:
+                self._shards.popitem(last=False)[1].close()
+        return self._shards[video_id]
 
     def _small(self, modality: Modality, video_id: str) -> dict[str, np.ndarray]:
         return read_arrays(self.store.media_path(modality, video_id))

@@ -26,6 +26,7 @@ MODALITIES: dict[str, Computable] = {
     "imu": Computable("imu", "ImuConfig", "direction of gravity for the IMU track, for aligned windows"),
     "hands": Computable("hands", "HandsConfig", "hand boxes and points with MediaPipe (--setup makes its environment)"),
     "depth": Computable("depth", "DepthConfig", "depth from a network of yours (--network FOLDER)"),
+    "frame-cache": Computable("frame_cache", "FrameCacheConfig", "all RGB frames as JPEG: faster reading, more space"),
     "objects": Computable("objects", "ObjectsConfig", "boxes from an ONNX detector of yours (--model, --class-names)"),
 }
 

@@ -42,6 +42,7 @@ def write_frame_cache(
     Raises:
         UserError: If frames and times differ in number.
     """
+    index_path(path).unlink(missing_ok=True)  # of an older shard
     offsets = [0]
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         for frame in frames_HWC:
@@ -53,6 +54,11 @@ def write_frame_cache(
             raise UserError(f"{path}: {len(offsets) - 1} frames for {len(times_s)} times")
     index = {"offsets": np.array(offsets, np.int64), "times_s": np.asarray(times_s, np.float64)}
     write_arrays(index_path(path), index)
+
+
+def cache_path(store_path: Path, video_id: str) -> Path:
+    """Returns where the shard of a video of a store lies."""
+    return store_path / "media" / "frame_cache" / f"{video_id}.jpegs"
 
 
 def index_path(path: Path) -> Path:
