@@ -1,5 +1,7 @@
 """``egoloom view``: a side-by-side video of one clip with everything that is known about it, and its sound."""
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +13,7 @@ import tyro
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.errors import UserError
 
+NUM_FRAMES_PER_BLOCK = 64  # what is held in memory at once, however long the clip
 PANEL_PX = 256
 STRIP_PX = 96
 HAND_COLOR, OBJECT_COLOR = (255, 190, 60), (90, 220, 120)
@@ -28,16 +31,22 @@ class ViewArguments:
     """Which clip of the store; default: the first ego clip."""
     out: Path | None = None
     """The mp4 to write; default: view/CLIP_ID.mp4."""
+    max_length_s: float = 60.0
+    """Only the first seconds of a longer clip."""
 
 
 def main(arguments: list[str]) -> None:
     """Runs the verb."""
     options = tyro.cli(ViewArguments, prog="egoloom view", args=arguments)
     store, clip = find_clip(options.clip, options.clip_id)
+    if not options.max_length_s > 0:
+        raise UserError(f"max_length_s = {options.max_length_s:g} shows nothing", allowed="more than 0")
     out = options.out or Path("view") / f"{clip.clip_id}.mp4"
-    write_view(store, clip, out)
-    print(out)
-    print(f"next: egoloom predict --help    or: egoloom doctor --store {store.path}")
+    length_s = clip.end_s - clip.start_s
+    write_view(store, shortened(clip, options.max_length_s), out)
+    cut = f"  (the first {options.max_length_s:g} of {length_s:.1f} s)" if length_s > options.max_length_s else ""
+    print(f"{out}{cut}")
+    print(f"next: egoloom predict --help    or: egoloom doctor {store.path}")
 
 
 def find_clip(path: Path, clip_id: str) -> tuple[ClipStore, Clip]:
@@ -60,23 +69,30 @@ def find_clip(path: Path, clip_id: str) -> tuple[ClipStore, Clip]:
     raise UserError(f"{path} has no clip {clip_id!r}", allowed=f"for instance {', '.join(near)}")
 
 
+def shortened(clip: Clip, max_length_s: float) -> Clip:
+    """Returns the first seconds of a clip."""
+    return dataclasses.replace(clip, end_s=min(clip.end_s, clip.start_s + max_length_s))
+
+
 def write_view(store: ClipStore, clip: Clip, out: Path) -> None:
     """Writes the video of one clip; modalities that the clip lacks are left out."""
     fps = store.videos[clip.video_id].fps
     count = max(1, round((clip.end_s - clip.start_s) * float(fps)))
     times = clip.start_s + np.arange(count) / float(fps)
-    panels = picture_panels(store, clip, times)
-    rows = [np.concatenate(panels, axis=2)]
-    rows += [
-        strip
-        for strip in (
-            imu_strip(store, clip, times, rows[0].shape[2]),
-            sound_strip(store, clip, times, rows[0].shape[2]),
-        )
-        if strip is not None
-    ]
-    frames = np.concatenate([title(store, clip, count, rows[0].shape[2]), *rows], axis=1)
-    _encode(out, frames, fps, _sound(store, clip))
+    blocks = (
+        _frames(store, clip, times[first : first + NUM_FRAMES_PER_BLOCK])
+        for first in range(0, count, NUM_FRAMES_PER_BLOCK)
+    )
+    _encode(out, blocks, fps, _sound(store, clip))
+
+
+def _frames(store: ClipStore, clip: Clip, times: np.ndarray) -> np.ndarray:
+    """Returns the frames ``[T, H, W, 3]`` of the view at some moments: title, panels, strips."""
+    pictures = np.concatenate(picture_panels(store, clip, times), axis=2)
+    width = pictures.shape[2]
+    strips = [strip(store, clip, times, width) for strip in (imu_strip, sound_strip)]
+    rows = [title(store, clip, len(times), width), pictures, *(strip for strip in strips if strip is not None)]
+    return np.concatenate(rows, axis=1)
 
 
 def picture_panels(store: ClipStore, clip: Clip, times: np.ndarray) -> list[np.ndarray]:
@@ -88,7 +104,9 @@ def picture_panels(store: ClipStore, clip: Clip, times: np.ndarray) -> list[np.n
     panels = [_panel(own, clip.view)]
     for other in store.clips:
         if clip.take_id and other.take_id == clip.take_id and other.view != clip.view:
-            panels.append(_panel(tracks.rgb(other.video_id, times).transpose(0, 2, 3, 1), other.view))
+            video = store.videos[other.video_id]  # may end a little earlier: its last frame stays
+            until = np.minimum(times, video.duration_s - 1.0 / float(video.fps))
+            panels.append(_panel(tracks.rgb(other.video_id, until).transpose(0, 2, 3, 1), other.view))
             break
     if Modality.BOXES in clip.present:
         panels.append(_boxes_panel(store, clip, own, times))
@@ -161,10 +179,14 @@ def _depth_colors(store: ClipStore, clip: Clip, times: np.ndarray) -> np.ndarray
     from egoloom.clips.media import read_arrays
 
     arrays = read_arrays(store.media_path(Modality.DEPTH, clip.video_id))
-    at = np.abs(arrays["times_s"][None] - times[:, None]).argmin(1)
-    inverse = 1 / np.maximum(arrays["depth_m"][at].astype(np.float32), 0.1)
-    valid = arrays["depth_m"][at] > 0
-    low, high = np.quantile(inverse[valid], (0.02, 0.98)) if valid.any() else (0.0, 1.0)
+    depth_m = arrays["depth_m"].astype(np.float32)
+    # One range for the whole clip, from some of its frames: colours must not jump from block to block.
+    inside = np.flatnonzero((arrays["times_s"] >= clip.start_s) & (arrays["times_s"] <= clip.end_s))
+    known = depth_m[inside[:: max(1, len(inside) // 16)]]
+    known = known[known > 0]
+    low, high = np.quantile(1 / np.maximum(known, 0.1), (0.02, 0.98)) if len(known) else (0.0, 1.0)
+    depth_m = depth_m[np.abs(arrays["times_s"][None] - times[:, None]).argmin(1)]
+    inverse, valid = 1 / np.maximum(depth_m, 0.1), depth_m > 0
     grey = (255 * np.clip((inverse - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
     colors = np.stack([cv2.cvtColor(cv2.applyColorMap(frame, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB) for frame in grey])
     colors[~valid] = 0
@@ -251,20 +273,22 @@ def _sound(store: ClipStore, clip: Clip) -> np.ndarray | None:
     return None if samples is None else samples[first:last]
 
 
-def _encode(out: Path, frames: np.ndarray, fps: Fraction, sound: np.ndarray | None) -> None:
+def _encode(out: Path, blocks: Iterable[np.ndarray], fps: Fraction, sound: np.ndarray | None) -> None:
     import av
 
     from egoloom.clips.files import atomic_path
 
-    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
     with atomic_path(out) as temporary, av.open(str(temporary), "w") as container:
         video = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast"})
-        video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ) if sound is not None else None
         if audio is not None:
             audio.codec_context.layout = "mono"
-        for picture in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        for number, block in enumerate(blocks):
+            frames = block[:, : block.shape[1] // 2 * 2, : block.shape[2] // 2 * 2]
+            if number == 0:
+                video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+            for picture in frames:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(video.encode())
         if audio is not None and sound is not None:
             for start in range(0, len(sound), 1024):
