@@ -4,7 +4,8 @@ Needs ``projectaria-tools`` (extra ``aria``). Gen 1 sees the world turned by 90 
 turned clockwise together. IMU axes are those of the upright RGB camera (x right, y down, z forward).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from egoloom._optional import require_package
+from egoloom._parallel import Failure, check_failures, map_unordered
 from egoloom.cameras import Camera, Fisheye624
 from egoloom.clips import Clip, ClipStore, Modality, Video
 from egoloom.clips.files import atomic_path
@@ -24,7 +26,7 @@ from egoloom.ingest import mps
 from egoloom.ingest.audio_copy import FlacWriter
 from egoloom.ingest.epic_media import write_boxes
 from egoloom.ingest.imu_track import Samples, write_imu
-from egoloom.ingest.recordings import DEFAULT_OPTIONS, IngestOptions
+from egoloom.ingest.recordings import DEFAULT_OPTIONS, IngestOptions, write_failures
 from egoloom.ingest.sources import require_paths
 from egoloom.ingest.video_copy import at_constant_rate, target_size, upright_frames
 from egoloom.ingest.videos import cut, video_id_of
@@ -76,27 +78,67 @@ def ingest(
         splits=[split],
         flow_bound_px=options.flow_bound_px(20.0),
     )
-    for path in files:
-        video_id = video_id_of(path, root)
-        if video_id in store.videos:
-            continue
-        video, present = Recorded(path).write(store, video_id, options)
-        clips = [
+
+    def clips_of(video: Video, present: frozenset[Modality]) -> list[Clip]:
+        return [
             Clip(
-                clip_id=f"{video_id}_{number:04d}",
-                video_id=video_id,
+                clip_id=f"{video.video_id}_{number:04d}",
+                video_id=video.video_id,
                 participant_id=participant_id,
                 view="ego",
                 take_id="",
                 start_s=start_s,
                 end_s=end_s,
                 split=split,
-                present=frozenset(present),
+                present=present,
             )
             for number, (start_s, end_s) in enumerate(cut(0.0, video.duration_s, clip_length_s))
         ]
-        store.append(videos=[video], clips=clips)
+
+    _bring_in(store, root, files, clips_of, options)
     return store
+
+
+def _bring_in(
+    store: ClipStore,
+    root: Path,
+    files: Sequence[Path],
+    clips_of: Callable[[Video, frozenset[Modality]], list[Clip]],
+    options: IngestOptions,
+) -> None:
+    """Writes what the store lacks, in parallel; damaged recordings are listed, too many of them stop the work."""
+    todo = [path for path in files if video_id_of(path, root) not in store.videos]
+    failures: list[Failure] = []
+    num_done = len(files) - len(todo)
+    try:
+        for outcome in map_unordered(
+            _Writer(store.path, root, options),
+            todo,
+            num_workers=options.num_workers,
+            description="aria",
+            progress=options.progress,
+        ):
+            if outcome.result is not None:
+                video, present = outcome.result
+                store.append(videos=[video], clips=clips_of(video, present))
+                num_done += 1
+            elif outcome.failure is not None:
+                failures.append(outcome.failure)
+                check_failures(failures, num_done, len(files), options.max_failed_share)
+    finally:
+        write_failures(store, failures)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one recording; a picklable function object for the workers."""
+
+    store_path: Path
+    root: Path
+    options: IngestOptions
+
+    def __call__(self, path: Path) -> tuple[Video, frozenset[Modality]]:
+        return Recorded(path).write(ClipStore.open(self.store_path), video_id_of(path, self.root), self.options)
 
 
 class Recorded:
@@ -127,7 +169,7 @@ class Recorded:
         first = self.provider.get_image_data_by_index(self.streams[RGB], 0)
         self.start_ns = int(first[1].capture_timestamp_ns)
 
-    def write(self, store: ClipStore, video_id: str, options: IngestOptions) -> tuple[Video, set[Modality]]:
+    def write(self, store: ClipStore, video_id: str, options: IngestOptions) -> tuple[Video, frozenset[Modality]]:
         """Writes all tracks; returns the video's row and the modalities that exist."""
         mounted = self.rgb_camera()
         width, height = target_size(*mounted.camera.image_size, options.short_side_px)
@@ -151,7 +193,7 @@ class Recorded:
         path = str(rgb_path.relative_to(store.path))
         duration_s = num_frames / float(fps)
         video = Video(video_id, path, fps, width, height, num_frames, duration_s, calibration_id=video_id)
-        return video, present
+        return video, frozenset(present)
 
     def rgb_camera(self) -> mps.MountedCamera:
         """Returns the upright RGB camera at its recorded size."""

@@ -30,8 +30,9 @@ class Samples:
 def write_imu(path: Path, accelerometer: Samples, gyroscope: Samples, *, rate_hz: float = TARGET_RATE_HZ) -> int:
     """Writes both sensors on one clock; returns the number of samples.
 
-    The clock covers the time that both sensors cover. A sensor slower than ``rate_hz`` is interpolated, a faster one
-    is low-pass filtered first (Butterworth of order 4, forward and backward, at 0.4 x ``rate_hz``).
+    The clock covers the time that both sensors cover; its ticks are whole multiples of ``1 / rate_hz`` seconds of the
+    video, so that several sensors of one recording share it. A sensor slower than ``rate_hz`` is interpolated, a
+    faster one is low-pass filtered first (Butterworth of order 4, forward and backward, at 0.4 x ``rate_hz``).
 
     Raises:
         UserError: If a sensor has fewer than two samples, impossible values, or the two do not overlap.
@@ -39,9 +40,9 @@ def write_imu(path: Path, accelerometer: Samples, gyroscope: Samples, *, rate_hz
     sensors = [_cleaned(path, accelerometer, MAX_ACCELERATION), _cleaned(path, gyroscope, MAX_ROTATION)]
     start_s = max(sensor.times_s[0] for sensor in sensors)
     end_s = min(sensor.times_s[-1] for sensor in sensors)
-    if end_s <= start_s:
+    clock = np.arange(np.ceil(start_s * rate_hz - 1e-6), np.floor(end_s * rate_hz + 1e-6) + 1) / rate_hz
+    if not len(clock):
         raise UserError(f"Accelerometer and gyroscope of {path.stem} do not overlap in time")
-    clock = start_s + np.arange(int((end_s - start_s) * rate_hz + 1e-6) + 1) / rate_hz
     columns: dict[str, np.ndarray] = {"time_s": clock}
     for sensor, names in zip(sensors, (("ax", "ay", "az"), ("gx", "gy", "gz")), strict=True):
         values = resampled(sensor, clock, rate_hz)

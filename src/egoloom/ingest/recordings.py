@@ -211,7 +211,7 @@ def bring_in(
                 flush()
     finally:
         flush()
-        _write_failures(store, failures)
+        write_failures(store, failures)
     check_failures(failures, num_done, len(recordings), options.max_failed_share)
     return failures
 
@@ -253,7 +253,8 @@ def _check_ids(recordings: Sequence[Recording]) -> None:
             raise UserError(f"{recording.video_id!r} cannot be the id of a video", allowed="a plain file name")
 
 
-def _write_failures(store: ClipStore, failures: Sequence[Failure]) -> None:
+def write_failures(store: ClipStore, failures: Sequence[Failure]) -> None:
+    """Writes the recordings that were left out to ``ingest_failures.json``; removes the file where there are none."""
     path = store.path / "ingest_failures.json"
     if failures:
         write_text(path, json.dumps([vars(failure) for failure in failures], indent=1) + "\n")
