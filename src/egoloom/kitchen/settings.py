@@ -79,7 +79,7 @@ class KitchenSettings(BaseModel):
     num_participants: int = Field(default=8, ge=2, le=64, description="the last quarter is unseen in training")
     num_kitchens: int = Field(default=6, ge=2, le=64, description="the last quarter is unseen in training")
     label_noise: float = Field(default=0.0, ge=0, le=1, description="share of train labels replaced by a wrong one")
-    monocular_depth: bool = Field(default=False, description="store exo depth as a monocular network gives it")
+    monocular_depth: bool = Field(default=False, description="store depth as a monocular network gives it")
     noise: NoiseSettings = NoiseSettings()
     splits: SplitShares = SplitShares()
 
