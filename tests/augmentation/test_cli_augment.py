@@ -43,6 +43,40 @@ def test_a_dry_run_says_what_it_would_take(kitchen, tmp_path, capsys):
     assert "cost" in out
 
 
+def test_clips_of_held_out_splits_do_not_leak_into_training(kitchen, tmp_path, capsys):
+    splits = {f"{clip.clip_id}-generated": clip.split for clip in kitchen.select(view="exo")}
+    assert {"train", "validation", "test"} <= set(splits.values())
+    quick = [*SMALL, "--no-modalities", "--no-page", "--json"]
+    main(["augment", str(kitchen.path), "--out", str(tmp_path / "all"), *quick, "--filter.worst-share", "0"])
+    passed_over = json.loads(capsys.readouterr().out)["passed_over"]
+    assert set(passed_over) == {clip.clip_id for clip in kitchen.select(view="exo") if clip.split != "train"}
+    made = {clip.clip_id: clip.split for clip in ClipStore.open(tmp_path / "all").clips}
+    # Those of the validation split set the thresholds, those of the test split are not made at all.
+    assert made == {clip_id: split for clip_id, split in splits.items() if split != "test"}
+    main(["augment", str(kitchen.path), "--out", str(tmp_path / "test"), *quick, "--split", "test"])
+    of_test = [clip for clip in ClipStore.open(tmp_path / "test").clips if splits[clip.clip_id] == "test"]
+    assert of_test
+    assert {clip.split for clip in of_test} <= {"test", "rejected"}
+
+
+def test_failed_clips_are_named_and_too_many_of_them_are_an_error(kitchen, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["augment", str(kitchen.path), "--out", str(out), *SMALL, "--no-modalities", "--no-page"]
+    command += ["--filter.no-enabled"]
+    main([*command, "--dry-run"])
+    train = kitchen.select(view="exo", split="train")
+    (out / "media" / "rgb" / f"{train[0].clip_id}-generated.mp4").mkdir(parents=True)  # where the result should go
+    with pytest.raises(SystemExit) as exit_info:
+        main(command)
+    assert exit_info.value.code == 2
+    shown = capsys.readouterr().err
+    assert f"{train[0].clip_id}-generated: Cannot write" in shown
+    assert "clips failed; the others are finished and kept" in shown
+    assert len(ClipStore.open(out).clips) == len(train) - 1
+    main([*command, "--max-failed-share", "0.5"])
+    assert "clips failed; the same command tries them again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,13 @@ import time
 import numpy as np
 import pytest
 
-from egoloom.augmentation import job as jobs
+from egoloom.augmentation import workers
+from egoloom.augmentation.claims import MAX_ATTEMPTS, claimed
 from egoloom.augmentation.generate import AugmentationConfig
-from egoloom.augmentation.job import claimed, estimate, plan_job, run_job
-from egoloom.augmentation.pick import PickConfig, pick_clips
+from egoloom.augmentation.job import plan_job
+from egoloom.augmentation.pick import TRAINABLE, PickConfig, pick_clips
 from egoloom.augmentation.ray_workers import refuse_unreachable
+from egoloom.augmentation.run import estimate, run_job
 from egoloom.augmentation.samples import generator_prior_config
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.media import VideoReader
@@ -42,9 +45,10 @@ def alone(kitchen, tmp_path_factory) -> ClipStore:
     return run_job(plan(kitchen, tmp_path_factory.mktemp("alone") / "out")).store
 
 
-def assert_complete(store, alone):
-    ids = [clip.clip_id for clip in store.clips]
-    assert sorted(ids) == sorted(clip.clip_id for clip in alone.clips)
+def assert_complete(store, alone, ids=None):
+    """The store holds these clips (all if None) once each, and the pictures that one process makes."""
+    ids = {clip.clip_id for clip in alone.clips} if ids is None else ids
+    assert sorted(clip.clip_id for clip in store.clips) == sorted(ids)
     assert store.validate(decode=True) == []
     expected = frames_of(alone)
     for clip_id, frames in frames_of(store).items():
@@ -94,8 +98,13 @@ def test_killed_workers_and_a_killed_driver_lose_nothing(kitchen, alone, tmp_pat
     assert killed
     driver.kill()
     driver.wait()
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert_complete(ClipStore.open(out), alone)
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["failures"] == {}
+    # Clips of held-out splits are not generated.
+    expected = {f"{one.clip_id}-generated" for one in kitchen.select(view="exo") if one.split in TRAINABLE}
+    assert len(expected) > 2
+    assert_complete(ClipStore.open(out), alone, expected)
 
 
 def is_held(path) -> bool:
@@ -123,7 +132,7 @@ def test_a_clip_that_kills_its_workers_is_given_up(kitchen, tmp_path):
     job = plan(kitchen, tmp_path / "out")
     (job.state / "claims").mkdir(parents=True)
     order = job.orders[0]
-    for _ in range(jobs.MAX_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         with claimed(job, order) as is_mine:
             assert is_mine
     report = run_job(job)
@@ -144,6 +153,13 @@ def test_a_bad_clip_does_not_stop_the_others(own_kitchen, tmp_path):
     assert all(report.failures.values())
 
 
+def test_equal_ids_of_several_stores_stay_apart_whatever_is_picked(kitchen, own_kitchen, tmp_path):
+    both = pick_clips([kitchen, own_kitchen], PickConfig()).chosen
+    job = plan_job(both[:3], tmp_path / "out", "inpainting", CONFIG, held_out=both[2:])
+    assert len({order.made_id for order in job.orders}) == len(job.orders) == 12
+    assert [order.split for order in job.orders] == ["train"] * 3 + ["validation"] * 9
+
+
 def test_nothing_but_bad_clips_is_an_error(own_kitchen, tmp_path):
     job = plan(own_kitchen, tmp_path / "out")
     for order in job.orders:
@@ -155,8 +171,8 @@ def test_nothing_but_bad_clips_is_an_error(own_kitchen, tmp_path):
 def test_a_full_disk_stops_the_work_and_keeps_what_is_done(kitchen, tmp_path, monkeypatch):
     job = plan(kitchen, tmp_path / "out")
     run_job(dataclasses.replace(job, orders=job.orders[:2]))
-    usage = jobs.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(jobs.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = workers.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"disk of .* is full"):
         run_job(job)
     assert len(ClipStore.open(tmp_path / "out").clips) == 2

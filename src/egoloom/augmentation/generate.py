@@ -1,6 +1,6 @@
 """Generates the ego view of exo clips into a store of its own, marked, resumable, one bad clip never stops it.
 
-This is the work of one process; `egoloom.augmentation.job` shares it among many.
+This is the work of one process; `egoloom.augmentation.workers` shares it among many.
 """
 
 import json

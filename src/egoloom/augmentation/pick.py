@@ -5,8 +5,9 @@ less scarce. Of several exo cameras of one take the best one is taken.
 """
 
 import heapq
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from egoloom.clips.media import read_table
 from egoloom.errors import UserError
 
 GRID = 24  # cells a side, into which the expected coverage is counted
+TRAINABLE = ("train", "unlabelled")  # splits whose exo clips become training data; all others are kept for judging
 
 
 class PickConfig(BaseModel):
@@ -90,6 +92,7 @@ def pick_clips(
     *,
     recorded: Sequence[Clip] = (),
     split: str | None = None,
+    held_out: Container[str] = (),
 ) -> Picked:
     """Chooses exo clips of one or many stores.
 
@@ -98,12 +101,19 @@ def pick_clips(
         config: What counts.
         recorded: Labelled ego clips at hand; their classes and participants are less needed.
         split: Only exo clips of this split.
+        held_out: Clips of these splits are passed over: what they become would leak into training.
 
     Raises:
         UserError: If no store has an exo clip.
     """
     config = config or PickConfig()
-    candidates = [mark(store, clip, config) for store in sources for clip in store.select(view="exo", split=split)]
+    candidates = [
+        Candidate(store, clip, None, 0.0, 0.0, f"its split {clip.split!r} is held out from training")
+        if clip.split in held_out
+        else mark(store, clip, config)
+        for store in sources
+        for clip in store.select(view="exo", split=split)
+    ]
     if not candidates:
         where = ", ".join(str(store.path) for store in sources)
         raise UserError(
@@ -117,6 +127,20 @@ def pick_clips(
     passed_over += [c for c in candidates if c.reason]
     passed_over += [replace(c, reason="enough clips were more needed") for c in good if id(c) in left]
     return Picked(chosen, passed_over)
+
+
+def held_out_splits(sources: Sequence[ClipStore]) -> set[str]:
+    """Returns the splits of exo clips that no training may see, not even as generated clips."""
+    return {clip.split for store in sources for clip in store.select(view="exo")} - set(TRAINABLE)
+
+
+def judging_clips(
+    sources: Sequence[ClipStore], config: PickConfig, split: str, max_clips: int | None = None
+) -> list[Candidate]:
+    """Returns exo clips of a held-out split that pass the same marks; what they become sets the filter's thresholds."""
+    clips = ((store, clip) for store in sources for clip in store.select(view="exo") if clip.split == split)
+    passed = (one for one in (mark(store, clip, config) for store, clip in clips) if not one.reason)
+    return list(itertools.islice(passed, max_clips))
 
 
 def mark(store: ClipStore, clip: Clip, config: PickConfig) -> Candidate:

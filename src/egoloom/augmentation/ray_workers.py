@@ -5,10 +5,11 @@ The workers claim clips on the shared folder as local processes do, decode there
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from egoloom._optional import require_package
-from egoloom.augmentation.job import STATE, Job, worker_on_ray
+from egoloom.augmentation.claims import is_stopped
+from egoloom.augmentation.job import Job
+from egoloom.augmentation.workers import worker_on_ray
 from egoloom.errors import UserError
 
 POLL_S = 0.5
@@ -42,7 +43,7 @@ def work_on_ray(job: Job, address: str, num_workers: int, on_poll: Callable[[], 
     try:
         remote = ray.remote(max_retries=-1, num_cpus=1)(worker_on_ray)
         waiting = [remote.remote(job, k * len(job.orders) // num_workers) for k in range(num_workers)]
-        while on_poll() < len(job.orders) and not (Path(job.out) / STATE / "stop.json").exists():
+        while on_poll() < len(job.orders) and not is_stopped(job):
             done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
             ray.get(done)  # raises what a worker raised
     finally:

@@ -1,6 +1,8 @@
 """``egoloom augment STORE``: third-person clips of one or many stores become marked first-person clips."""
 
 import json as json_module
+import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from egoloom.augmentation.filtering import Verdict
     from egoloom.augmentation.job import Job
     from egoloom.clips import ClipStore
+
+MAX_NAMED = 20  # failed clips that are listed
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Arguments:
         stores: Stores with exo clips.
         out: The store of the generated clips.
         generator: builtin, inpainting (no network), or the folder of a trained generator.
-        split: Only exo clips of this split; default: all but the validation split.
+        split: Only exo clips of this split; default: train and unlabelled, because what is made of other splits would
+            leak into training. What is made of a held-out split stays in that split.
         limit: At most this many clips.
         size: Side of the generated frames in pixels.
         num_frames: Frames generated a clip.
@@ -76,6 +81,7 @@ class Arguments:
         page: Write OUT/augmented.html with strips of accepted and rejected clips.
         dry_run: Only say what would be done, how long it takes and what it costs.
         price_per_hour: Price of the machine, for the estimate.
+        max_failed_share: The command ends as an error if a larger share of the clips failed; the others are kept.
         json: Print one JSON line.
         pick: Which exo clips are taken.
         filter: Which generated clips may be trained on.
@@ -97,6 +103,7 @@ class Arguments:
     page: bool = True
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     price_per_hour: float | None = None
+    max_failed_share: float = 0.1
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     pick: Pick = field(default_factory=Pick)
     filter: Filter = field(default_factory=Filter)
@@ -113,7 +120,7 @@ def main(arguments: list[str]) -> None:
     if options.dry_run:
         _say(options, _estimate(options, job) | {"passed_over": passed_over})
         return
-    from egoloom.augmentation.job import run_job
+    from egoloom.augmentation.run import run_job
 
     report = run_job(job, num_workers=options.workers, ray_address=options.ray)
     figures: dict[str, Any] = {
@@ -128,6 +135,22 @@ def main(arguments: list[str]) -> None:
         mixed = f"--data.store {options.pick.recorded or options.stores[0]} --data.extra-stores {options.out}"
         print(f"wrote {options.out}")
         print(f"next: egoloom train tiny {mixed} --out runs/mixed")
+    _report_failures(options, report.failures, len(job.orders))
+
+
+def _report_failures(options: Arguments, failures: dict[str, str], num_clips: int) -> None:
+    """Names the clips that failed on the error stream; too many of them are an error, after all else is finished."""
+    if not failures:
+        return
+    print(f"{len(failures)} of {num_clips} clips failed; the same command tries them again:", file=sys.stderr)
+    for clip_id, reason in list(failures.items())[:MAX_NAMED]:
+        print(f"  {clip_id}: {reason}", file=sys.stderr)
+    if len(failures) > options.max_failed_share * num_clips:
+        raise UserError(
+            f"{len(failures)} of {num_clips} clips failed; the others are finished and kept",
+            allowed=f"a failed share of at most {options.max_failed_share:g}",
+            fix="repair the clips named above, or pass a larger --max-failed-share",
+        )
 
 
 def _check(options: Arguments) -> None:
@@ -148,7 +171,7 @@ def _plan(options: Arguments, sources: "list[ClipStore]") -> tuple["Job", dict[s
     """Picks clips and those that set the thresholds; returns the job and why others were passed over."""
     from egoloom.augmentation.generate import AugmentationConfig
     from egoloom.augmentation.job import plan_job
-    from egoloom.augmentation.pick import PickConfig, pick_clips
+    from egoloom.augmentation.pick import TRAINABLE, PickConfig, held_out_splits, judging_clips, pick_clips
     from egoloom.augmentation.samples import generator_prior_config
     from egoloom.clips import ClipStore
     from egoloom.exo2ego.generation import GenerationConfig
@@ -168,23 +191,37 @@ def _plan(options: Arguments, sources: "list[ClipStore]") -> tuple["Job", dict[s
         min_label_confidence=options.pick.min_label_confidence,
     )
     recorded = ClipStore.open(options.pick.recorded).select(labelled=True) if options.pick.recorded else []
-    picked = pick_clips(sources, pick, recorded=recorded, split=options.split)
-    held_out = options.filter.validation_split
-    chosen = [one for one in picked.chosen if options.split is not None or one.clip.split != held_out]
-    everything = [*picked.chosen, *picked.passed_over]
-    passed_over = {one.clip.clip_id: one.reason for one in picked.passed_over if one.clip.split != held_out}
-    if not chosen:
+    judging = options.filter.validation_split
+    picked = pick_clips(
+        sources,
+        pick,
+        recorded=[clip for clip in recorded if clip.split in TRAINABLE],
+        split=options.split,
+        held_out=held_out_splits(sources) if options.split is None else (),
+    )
+    passed_over = {one.clip.clip_id: one.reason for one in picked.passed_over}
+    if not picked.chosen:
         reasons = "; ".join(sorted(set(passed_over.values()))[:3])
-        raise UserError(f"No exo clip is left to generate: {reasons}", fix="egoloom augment --help, group pick")
-    job = plan_job(chosen, options.out, options.generator, config)
-    if options.filter.enabled:
-        judges = [one for one in everything if one.clip.split == held_out and one.coverage >= pick.min_coverage]
-        job = job.with_orders(judges[: options.filter.num_validation], split=held_out)
+        raise UserError(
+            f"No exo clip is left to generate: {reasons}", fix="--split NAME, or egoloom augment --help, group pick"
+        )
+    judges = []
+    if options.filter.enabled and options.split != judging:
+        judges = judging_clips(sources, pick, judging, options.filter.num_validation)
+    job = plan_job(
+        picked.chosen,
+        options.out,
+        options.generator,
+        config,
+        split="train" if options.split in (None, *TRAINABLE) else options.split,
+        held_out=judges,
+        held_out_split=judging,
+    )
     return job, passed_over
 
 
 def _estimate(options: Arguments, job: "Job") -> dict[str, Any]:
-    from egoloom.augmentation.job import estimate
+    from egoloom.augmentation.run import estimate
 
     return vars(estimate(job, num_workers=options.workers, price_per_hour=options.price_per_hour))
 
@@ -234,8 +271,9 @@ def _say(options: Arguments, figures: dict[str, Any]) -> None:
             f"generated {figures['num_done']}, kept {figures['num_kept']}, failed {len(figures['failures'])}, "
             f"rejected {len(figures['rejected'])}"
         )
-    for name in ("passed_over", "failures", "rejected"):
-        for clip_id, reason in list(figures.get(name, {}).items())[:5]:
-            print(f"  {name.replace('_', ' ')}: {clip_id}: {reason}")
+    for reason, count in Counter(figures["passed_over"].values()).most_common():
+        print(f"  passed over {count}: {reason}")
+    for clip_id, reason in list(figures.get("rejected", {}).items())[:5]:
+        print(f"  rejected: {clip_id}: {reason}")
     if "page" in figures:
         print(f"look at {figures['page']}")

@@ -101,7 +101,8 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(path)
+        # One open file: a reader that opened it twice (footer, then data) could meet two versions of a replaced table.
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Cannot read the table {path}: {error}", fix="ingest the source again") from error
     missing = [name for name in schema.names if name not in table.column_names and not name.startswith("present_")]
