@@ -26,7 +26,7 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path | None = None
-    num_takes: int = Field(default=240, ge=40)
+    num_takes: int = Field(default=320, ge=40)
     num_exo_takes: int = Field(default=24, ge=2)
     ego_size_px: int = 96
     exo_size_px: tuple[int, int] = (224, 128)
