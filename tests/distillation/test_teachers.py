@@ -200,6 +200,21 @@ def test_calibration_undoes_an_overconfident_teacher():
     torch.testing.assert_close(targets.logits["verb"], true_logits[:10], rtol=0.06, atol=0.06)
 
 
+def test_independent_sensors_together_are_surer_than_their_mean():
+    """Bayes: independent evidence adds up in log-odds, so the mean of two calibrated teachers lacks a factor of two."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (20000,), generator=generator)
+    clean = torch.nn.functional.one_hot(labels, 4).float()
+    evidence = [1.5 * (1.5 * clean + torch.randn(clean.shape, generator=generator)) for _ in range(2)]
+    ensemble = make_ensemble(weights="uniform", mixing="logits")
+    fitted = ensemble.fit({"verb": torch.stack(evidence, dim=1)}, {"verb": labels}, calibrate=True)
+    assert fitted.temperatures["verb"] == pytest.approx([1.0, 1.0], rel=0.04)
+    assert fitted.mixture_temperatures["verb"] == pytest.approx(0.5, rel=0.04)
+    posterior = (evidence[0] + evidence[1]).softmax(-1)
+    mixed = ensemble.targets({"verb": torch.stack(evidence, dim=1)}).logits["verb"].softmax(-1)
+    torch.testing.assert_close(mixed, posterior, atol=0.03, rtol=0)
+
+
 def test_fitted_weights_are_saved_and_loaded(tmp_path):
     ensemble = make_ensemble(weights="full_dataset")
     fitted = ensemble.fit({"verb": torch.randn(20, 2, 4)}, {"verb": torch.randint(0, 4, (20,))}, calibrate=True)

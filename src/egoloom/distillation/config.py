@@ -14,7 +14,7 @@ class DistillationConfig(BaseModel):
     Attributes:
         teachers: Runs or checkpoint folders; each teacher reads its own modalities of the same view.
         ensemble: How teachers are weighted and mixed.
-        calibrate_teachers: Fit one temperature a teacher and head on the selection split first.
+        calibrate_teachers: Fit a temperature of each teacher and of the mixture, for each head, on the selection split.
         loss: The soft-target and label terms.
         use_cache: Run the teachers once a (clip, view seed) and keep their logits; False runs them at every step.
         unlabelled_splits: Further splits whose clips are taught by soft labels alone.
@@ -24,7 +24,7 @@ class DistillationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     teachers: tuple[Path, ...] = ()
-    ensemble: TeacherEnsembleConfig = TeacherEnsembleConfig(weights="full_dataset", mixing="probabilities")
+    ensemble: TeacherEnsembleConfig = TeacherEnsembleConfig(weights="full_dataset")
     calibrate_teachers: bool = True
     loss: DistillationLossConfig = DistillationLossConfig()
     use_cache: bool = True

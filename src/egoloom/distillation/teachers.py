@@ -9,7 +9,7 @@ Shape letters: B batch, M teachers, K classes, P (verb, noun) pairs.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -88,6 +88,7 @@ class FittedEnsemble:
         weights: Head to one full-data-set weight a teacher.
         num_clips: Number of held-out clips.
         gamma: Temperature of the softmin.
+        mixture_temperatures: Head to the temperature of the mixture; 1 where none was fitted.
     """
 
     teachers: list[str]
@@ -96,6 +97,7 @@ class FittedEnsemble:
     weights: dict[str, list[float]]
     num_clips: int
     gamma: float
+    mixture_temperatures: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes JSON, atomically."""
@@ -213,8 +215,9 @@ class TeacherEnsemble:
         Args:
             logits: Head to raw logits of all held-out clips, ``[N, M, K]``, as from `logits`.
             labels: Head to class ids ``[N]``, -1 where unlabelled.
-            calibrate: Whether to fit one temperature a teacher and head first; an over-confident teacher drowns the
-                others otherwise.
+            calibrate: Whether to fit one temperature a teacher and head first (an over-confident teacher drowns the
+                others otherwise), and one of their mixture at the end: a mean of calibrated teachers is far less sure
+                than it is right, because sensors that agree independently are better evidence than each alone.
 
         Raises:
             UserError: If a head has no labelled held-out clip that a teacher can judge.
@@ -240,7 +243,17 @@ class TeacherEnsemble:
             ).tolist()
         num_clips = len(next(iter(labels.values())))
         self.fitted = FittedEnsemble(self.names, temperatures, mean_ce, weights, num_clips, self.config.gamma)
+        if calibrate:
+            self.fitted = replace(self.fitted, mixture_temperatures=self._mixture_temperatures(logits, labels))
         return self.fitted
+
+    def _mixture_temperatures(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, float]:
+        found = {}
+        for head, logits_NMK in logits.items():
+            mixed_NK, weights_NM = self.mix(head, logits_NMK)
+            usable_N = (weights_NM.sum(-1) > 0) & (labels[head] >= 0)
+            found[head] = fit_temperature(mixed_NK[usable_N], labels[head][usable_N])
+        return found
 
     def scaled(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns logits after each teacher's fitted temperature (unchanged where none was fitted)."""
@@ -321,9 +334,10 @@ class TeacherEnsemble:
         logits_BMK = self.scaled({head: logits_BMK})[head]
         weights_BM = self.weights_for(head, logits_BMK, labels_B)
         clean_BMK = logits_BMK.nan_to_num()
+        sharpness = 1.0 if self.fitted is None else 1.0 / self.fitted.mixture_temperatures.get(head, 1.0)
         if self.config.mixing == "logits":
-            return mix_logits(clean_BMK, weights_BM), weights_BM
-        return mix_probabilities(clean_BMK, weights_BM, temperature=temperature), weights_BM
+            return mix_logits(clean_BMK, weights_BM) * sharpness, weights_BM
+        return mix_probabilities(clean_BMK, weights_BM, temperature=temperature) * sharpness, weights_BM
 
     def targets(
         self,

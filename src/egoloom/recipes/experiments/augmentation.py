@@ -371,9 +371,7 @@ class Group:
                 add_modalities(self.stores["generated"])
             modules = {name: self.train("teacher", name, [], None) for name in TEACHERS}
             teachers = {name: ModuleTeacher(module) for name, module in modules.items()}
-            ensemble = TeacherEnsemble(
-                teachers, TeacherEnsembleConfig(weights="full_dataset", gamma=0.5, mixing="probabilities")
-            )
+            ensemble = TeacherEnsemble(teachers, TeacherEnsembleConfig(weights="full_dataset", gamma=0.5))
             held_out = entries_of(self.stores["ego"], split="validation", labelled=True)
             logits = {head: [] for head in ensemble.heads}
             labels = {head: [] for head in ensemble.heads}
@@ -381,7 +379,11 @@ class Group:
                 for head in ensemble.heads:
                     logits[head].append(values[head])
                     labels[head].append(known["labels"][head])
-            ensemble.fit({h: torch.cat(v) for h, v in logits.items()}, {h: torch.cat(v) for h, v in labels.items()})
+            ensemble.fit(
+                {h: torch.cat(v) for h, v in logits.items()},
+                {h: torch.cat(v) for h, v in labels.items()},
+                calibrate=True,
+            )
             self._taught = ensemble, {}
         ensemble, verdicts = self._taught
         missing = [e for e in [*self.labelled, *added] if (f"{e.store.path.name}/{e.clip.clip_id}", 0) not in verdicts]

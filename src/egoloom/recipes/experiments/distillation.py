@@ -133,7 +133,7 @@ def plan(
     first.append(Job(setting.name, "omnivorous", seed, omnivorous, folder / "omnivorous", test_modality="rgb"))
     teaching = DistillationConfig(
         teachers=tuple(folder / name for name in networks),
-        ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5, mixing="probabilities"),
+        ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5),
         loss=DistillationLossConfig(temperature=2.0, lambda_ground_truth=setting.weight_of_labels),
         unlabelled_splits=("unlabelled",) if setting.teaches_unlabelled else (),
     )
