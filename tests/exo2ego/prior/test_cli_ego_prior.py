@@ -145,14 +145,17 @@ def test_real_takes_are_aligned(tmp_path, capsys, take, given):
 @pytest.mark.real_data
 @needs_real
 def test_compat_mode_resembles_the_shipped_priors(tmp_path, capsys):
-    figures = []
+    figures, overlaps = [], []
     for folder in ("egoexo4D", "in_the_wild"):
         for take in read_takes(REAL / folder):
             main([str(REAL / folder), "--take", take.name, "--mode", "compat", "--out", str(tmp_path / "c.mp4")])
             ours, shipped = read(tmp_path / "c.mp4"), take.ego_prior_frames()
             for index in (0, 12, 24, 36, 48):
-                both = (ours[index].max(0) >= 10) & (shipped[index].max(0) >= 10)
+                seen, published = ours[index].max(0) >= 10, shipped[index].max(0) >= 10
+                both = seen & published
+                overlaps.append(both.sum() / (seen | published).sum())
                 error = ((ours[index].astype(float) - shipped[index]) ** 2)[:, both].mean()
                 figures.append(10 * np.log10(255**2 / error))
     assert np.mean(figures) >= 22
+    assert np.mean(overlaps) >= 0.88  # holes where the published priors have holes
     capsys.readouterr()

@@ -29,9 +29,9 @@ class CompatConfig(BaseModel):
     radius_px: float = Field(default=5.0, gt=0)
     points_per_pixel: int = Field(default=20, ge=1)
     subsample: int = Field(default=2, ge=1)
-    reliable_window: int = Field(default=5, ge=3, description="on the subsampled grid")
+    reliable_window: int = Field(default=5, ge=3, description="on the whole depth grid, before subsampling")
     reliable_range: float = Field(default=0.1, gt=0, description="(max - min) / mean of depth in the window")
-    dynamic_gap: float = Field(default=0.07, gt=0)
+    dynamic_gap: float = Field(default=0.04, gt=0)
     dynamic_dilate_px: int = Field(default=9, ge=1)
     min_share: float = Field(default=0.5, ge=0, le=1, description="frames that must hold a background pixel")
     include_dynamic: bool = Field(default=False, description="True for in-the-wild priors")
@@ -85,7 +85,8 @@ def render_compat_prior(
     step = config.subsample
     frames = np.ascontiguousarray(grid_frames_TCHW[:, :, ::step, ::step])
     depth = np.ascontiguousarray(grid_depth_THW[:, ::step, ::step].astype(np.float32))
-    reliable = _reliable(depth, config)
+    # A window on the subsampled grid would span twice as much of a grazing floor and cut it away.
+    reliable = _reliable(grid_depth_THW.astype(np.float32), config)[:, ::step, ::step]
     if seen_HW is not None:
         reliable &= seen_HW[None, ::step, ::step]
     dynamic = _dynamic(depth, config)
