@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SMOKE = (
     "--num-takes 40 --num-exo-takes 2 --ego-size-px 64 --exo-size-px 80 64 --recognition-epochs 2 "
-    "--lora-steps 2 --num-workers 1"
+    "--lora-steps 2 --experiment-labels 1 --experiment-seeds 1 --experiment-steps 2 --num-workers 1"
 )
 # What a run at full size would take minutes for, at a size that takes seconds.
 SHORTER = {

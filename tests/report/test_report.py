@@ -13,6 +13,7 @@ from egoloom.cli.main import run_verb
 from egoloom.errors import UserError
 from egoloom.report import write_report
 from egoloom.report.figures import pareto_front
+from egoloom.report.mixtures import mixture_rows
 from egoloom.report.numbers import format_value, read_figure
 
 
@@ -29,6 +30,24 @@ def run(tmp_path: Path) -> Path:
         "exo2ego": {"prior_psnr_db": 13.37, "generated_psnr_db": float("nan")},
         "export": {"max_abs_diff": 2.5e-6, "latency_ms": 3.21},
         "num_generated_clips": 4,
+        "augmentation": {
+            "about": "3 labels, 2 seeds",
+            "cells": [
+                {"setting": "s", "treatment": "ego_only", "mean": 0.25, "ci95": None, "metrics": {}},
+                {
+                    "setting": "s",
+                    "treatment": "generated",
+                    "mean": 0.3125,
+                    "ci95": [-0.25, 0.875],
+                    "metrics": {"num_added": {"mean": 72.0}},
+                },
+                {"setting": "s", "treatment": "broken", "mean": "?"},
+            ],
+            "gains": [
+                {"setting": "s", "treatment": "generated", "compared_with": other, "mean": mean, "ci95": limits}
+                for other, mean, limits in (("raw_exo", 0.9, None), ("ego_only", 0.0625, [-0.1, 0.2]))
+            ],
+        },
         "seconds_per_stage": {"train": 30.0, "distill": 61.5, "total": 91.5},
     }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
@@ -111,6 +130,20 @@ def test_a_browser_shows_the_page(run, tmp_path):
     assert found["pictures"] >= 1
     assert found["broken"] == 0
     assert "50.0" in shown
+
+
+def test_the_small_experiment_is_shown_as_small_with_gains_over_recorded_clips(run):
+    _, text = parsed(write_report(run))
+    assert "This is a small run: 3 labels, 2 seeds." in text
+    # An interval over seeds is cut at what an accuracy can be; a gain is that over recorded clips alone.
+    assert "+ generated ego clips 72 31.2 % 0.0 % – 87.5 % +6.2 -10.0 – +20.0" in text
+    assert "Recorded ego clips alone – 25.0 % –" in text
+    assert "broken" not in text
+
+
+@pytest.mark.parametrize("damaged", [None, [], {"cells": 3}, {"cells": [3, {"mean": float("nan")}], "gains": [3]}])
+def test_a_damaged_experiment_is_left_out(damaged):
+    assert mixture_rows(damaged) == []
 
 
 def test_svg_ids_are_unique_in_the_page(run):

@@ -63,4 +63,17 @@ def show(metrics: dict) -> None:
         f"ego prior {pictures['prior_psnr_db']:.1f} dB, holes inpainted {pictures['inpainted_prior_psnr_db']:.1f} dB, "
         f"generated {pictures['generated_psnr_db']:.1f} dB against the recorded ego view ({pictures['measured_on']})"
     )
+    if "augmentation" in metrics:
+        show_mixtures(metrics["augmentation"])
     print(f"ONNX against PyTorch: {metrics['export']['max_abs_diff']:.1e} at most")
+
+
+def show_mixtures(record: dict) -> None:
+    """Prints the small augmentation experiment as a table."""
+    from egoloom.report.mixtures import mixture_rows
+
+    table = Table("trained on", "added", "top-1", "gain (points)", title=f"small experiment: {record['about']}")
+    for row in mixture_rows(record):
+        gain = f"{row.gain} [{row.gain_interval}]" if row.gain_interval else row.gain or "–"
+        table.add_row(row.name, row.num_added, row.top1, gain)
+    Console().print(table)

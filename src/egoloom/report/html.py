@@ -10,6 +10,7 @@ from typing import Any
 from egoloom import __version__
 from egoloom.clips.files import write_text
 from egoloom.report import figures as draw
+from egoloom.report.mixtures import MixtureRow, mixture_rows
 from egoloom.report.numbers import (
     SYSTEM_NAMES,
     Figure,
@@ -25,7 +26,7 @@ from egoloom.report.run_record import RunRecord, is_number, read_run
 
 REPORT_NAME = "report.html"
 HISTORY_KEYS = ("loss", "total", "loss_total", "top1", "accuracy", "validation_top1")
-SECTIONS_WITH_A_PLACE = {"recognition", "exo2ego", "export", "seconds_per_stage", "notes", "notices"}
+SECTIONS_WITH_A_PLACE = {"recognition", "exo2ego", "augmentation", "export", "seconds_per_stage", "notes", "notices"}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -61,6 +62,7 @@ def context(record: RunRecord) -> dict[str, Any]:
     """Returns everything the template shows."""
     metrics = record.metrics
     rows = system_rows(metrics.get("recognition"))
+    mixtures = mixture_rows(metrics.get("augmentation"))
     return {
         "style": _template("report.css"),
         "title": str(metrics.get("title") or record.folder.resolve().name),
@@ -80,6 +82,9 @@ def context(record: RunRecord) -> dict[str, Any]:
         "history": [svg for key in HISTORY_KEYS if (svg := draw.history_figure(record.history, key))],
         "exo2ego": _labelled(metrics.get("exo2ego")),
         "strips": [(strip, _data_uri(strip.path)) for strip in record.strips],
+        "mixtures": mixtures,
+        "mixtures_about": metrics["augmentation"].get("about") if mixtures else None,
+        "mixtures_figure": _mixtures_figure(mixtures),
         "export": _labelled(metrics.get("export")),
         "pareto": draw.pareto_figure(record.bench),
         "bench": record.bench,
@@ -120,6 +125,12 @@ def _accuracy_figure(rows: list) -> str | None:
             bounds = [None if bound is None else scale * bound for bound in (figure.low, figure.high)]
             points.append((row.name, scale * figure.value, bounds[0], bounds[1]))
     return draw.intervals_figure(points, "top-1 (%)") if len(points) > 1 else None
+
+
+def _mixtures_figure(rows: list[MixtureRow]) -> str | None:
+    points = [(row.name, 100 * row.mean, *(100 * end for end in row.limits or ())) for row in rows]
+    shown = [point if len(point) == 4 else (*point, None, None) for point in points]
+    return draw.intervals_figure(shown, "top-1 (%)") if len(shown) > 1 else None
 
 
 def _others(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,6 +19,9 @@ class DemoConfig(BaseModel):
         generated_size_px: Side of generated frames.
         generated_frames: Frames of a generated clip.
         max_generated_share: Largest share of generated clips in the last training.
+        experiment_labels: Labelled ego clips of an action in the small augmentation experiment.
+        experiment_seeds: Its seeds.
+        experiment_steps: Optimiser steps of each of its trainings.
         num_workers: Processes that render the kitchen.
         seed: Seed of everything.
     """
@@ -27,7 +30,7 @@ class DemoConfig(BaseModel):
 
     data: Path | None = None
     num_takes: int = Field(default=320, ge=40)
-    num_exo_takes: int = Field(default=24, ge=2)
+    num_exo_takes: int = Field(default=72, ge=2)
     ego_size_px: int = 96
     exo_size_px: tuple[int, int] = (224, 128)
     recognition_epochs: int = Field(default=24, ge=1)
@@ -35,5 +38,8 @@ class DemoConfig(BaseModel):
     generated_size_px: int = 64
     generated_frames: int = 17
     max_generated_share: float = Field(default=0.25, ge=0, lt=1)
+    experiment_labels: int = Field(default=3, ge=1)
+    experiment_seeds: int = Field(default=3, ge=1)
+    experiment_steps: int = Field(default=200, ge=1)
     num_workers: int = Field(default=2, ge=1)
     seed: int = 0

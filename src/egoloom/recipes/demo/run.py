@@ -47,6 +47,7 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
         "student with generated clips in the mixture",
         lambda: recognition.train_with_generated(config, data, out, out / "clips" / "generated"),
     )
+    mixtures = {} if data.is_real else {"augmentation": _compare_mixtures(config, data, out, stages)}
     export = stages.run("export", "student to ONNX, checked", lambda: export_and_check(data, out))
     metrics: dict[str, Any] = {
         "source": data.source,
@@ -62,6 +63,7 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
         },
         "exo2ego": {**pictures, "generator": generator},
         **generated,
+        **mixtures,
         "export": export,
         "seconds_per_stage": stages.seconds,
     }
@@ -70,6 +72,14 @@ def run_demo(config: DemoConfig, out: Path) -> dict[str, Any]:
     write_text(out / "report" / "notes.json", json.dumps(list(data.notes), indent=1))
     write_report(out)
     return metrics
+
+
+def _compare_mixtures(config: DemoConfig, data: DemoData, out: Path, stages: Stages) -> dict[str, Any]:
+    """The small augmentation experiment; real takes bring no labels, so there it cannot be run."""
+    from egoloom.recipes.demo.experiment import compare_mixtures
+
+    title = "small experiment: what third-person clips add to few labels"
+    return stages.run("augmentation", title, lambda: compare_mixtures(config, data, out))
 
 
 def bring_in(config: DemoConfig, out: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "imu": ("imu_tiny", {}),
 }
 SIDE_PX = 64  # of all stored clips that are trained on
-EXO_CROP_PX = 96  # of the exo frame's 128 rows: about what a person at work fills
+EXO_CROP_SHARE = 0.75  # of the exo frame's height: about what a person at work fills
 
 
 class AugmentationExperiment(BaseModel):
@@ -192,8 +192,14 @@ def _generate(stores: Mapping[str, ClipStore], path: Path, generator: str) -> Cl
     return ClipStore.open(path)
 
 
-def crop_exo(source: ClipStore, path: Path) -> ClipStore:
-    """Returns a store of the exo clips cut to a square around the hands, as a person who trains on them would do."""
+def crop_exo(source: ClipStore, path: Path, *, with_flow: bool = True) -> ClipStore:
+    """Returns a store of the exo clips cut to a square around the hands, as a person who trains on them would do.
+
+    Args:
+        source: The store with the exo clips.
+        path: The new store; an interrupted one is continued.
+        with_flow: Also compute flow, which teachers of flow need.
+    """
     store = ClipStore.create(
         path,
         name="raw exo",
@@ -209,28 +215,30 @@ def crop_exo(source: ClipStore, path: Path) -> ClipStore:
         video = source.videos[clip.video_id]
         with VideoReader(source.media_path(Modality.RGB, clip.video_id)) as reader:
             frames = reader.all_frames()
-        left, top = _hands_corner(source, clip.video_id, video.width, video.height)
-        cut = torch.from_numpy(frames[:, :, top : top + EXO_CROP_PX, left : left + EXO_CROP_PX]).float()
+        left, top, side = _hands_square(source, clip.video_id, video.width, video.height)
+        cut = torch.from_numpy(frames[:, :, top : top + side, left : left + side]).float()
         small = torch.nn.functional.interpolate(cut, size=(SIDE_PX, SIDE_PX), mode="area")
         write_video(store.media_path(Modality.RGB, clip.video_id), small.round().byte().numpy(), video.fps)
         own = replace(video, width=SIDE_PX, height=SIDE_PX, path=f"media/rgb/{clip.video_id}.mp4")
         store.append(videos=[own], clips=[replace(clip, present=frozenset({Modality.RGB}))])
-    if any(Modality.FLOW not in clip.present for clip in store.clips):
+    if with_flow and any(Modality.FLOW not in clip.present for clip in store.clips):
         from egoloom.modalities import flow
 
         flow.compute(store, progress=False)
     return ClipStore.open(path)
 
 
-def _hands_corner(source: ClipStore, video_id: str, width: int, height: int) -> tuple[int, int]:
+def _hands_square(source: ClipStore, video_id: str, width: int, height: int) -> tuple[int, int, int]:
+    """Left, top and side of a square around the median place of the hands, within the frame."""
     table = read_table(source.media_path(Modality.BOXES, video_id))
     hands = np.asarray(table["is_hand"], bool)
     x, y = width / 2, height / 2
     if hands.any():
         x = float(np.median((table["x1"][hands] + table["x2"][hands]) / 2))
         y = float(np.median((table["y1"][hands] + table["y2"][hands]) / 2))
-    corner = np.clip([x - EXO_CROP_PX / 2, y - EXO_CROP_PX / 2], 0, [width - EXO_CROP_PX, height - EXO_CROP_PX])
-    return int(corner[0]), int(corner[1])
+    side = min(round(EXO_CROP_SHARE * height), width)
+    corner = np.clip([x - side / 2, y - side / 2], 0, [width - side, height - side])
+    return int(corner[0]), int(corner[1]), side
 
 
 # -- training -------------------------------------------------------------------------------------------------
