@@ -56,7 +56,7 @@ def student_run(config: DemoConfig, data: DemoData, out: Path, *, generated: Pat
             "distillation": DistillationConfig(
                 teachers=tuple(out / "teachers" / name for name in data.teachers),
                 ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5),
-                loss=DistillationLossConfig(temperature=2.0, lambda_ground_truth=0.5),
+                loss=DistillationLossConfig(temperature=1.0, lambda_ground_truth=0.5),
                 unlabelled_splits=data.unlabelled_splits,
             ),
         }

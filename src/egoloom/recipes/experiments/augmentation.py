@@ -403,7 +403,7 @@ class Group:
             rows = [verdicts[i, int(s)] for i, s in zip(batch["clip_id"], batch["view_seed"], strict=True)]
             return {head: torch.stack([row[head] for row in rows]) for head in rows[0]}
 
-        loss = DistillationLossConfig(temperature=2.0, lambda_ground_truth=0.5)
+        loss = DistillationLossConfig(temperature=1.0, lambda_ground_truth=0.5)
         return DistillationTask(ensemble, look_up, loss)
 
     def _judged(self, ensemble: TeacherEnsemble, entries: list[ClipEntry], seeds: range, *, is_training: bool):

@@ -134,7 +134,7 @@ def plan(
     teaching = DistillationConfig(
         teachers=tuple(folder / name for name in networks),
         ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5),
-        loss=DistillationLossConfig(temperature=2.0, lambda_ground_truth=setting.weight_of_labels),
+        loss=DistillationLossConfig(temperature=1.0, lambda_ground_truth=setting.weight_of_labels),
         unlabelled_splits=("unlabelled",) if setting.teaches_unlabelled else (),
     )
     taught = _label_run(config, labels, seed, with_unlabelled=setting.teaches_unlabelled)
