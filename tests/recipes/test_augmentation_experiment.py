@@ -9,13 +9,10 @@ from egoloom.clips.media import VideoReader, read_table
 from egoloom.clips.schema import Modality
 from egoloom.errors import UserError
 from egoloom.kitchen import KitchenSettings, make_store
-from egoloom.recipes.experiments.augmentation import (
-    AugmentationExperiment,
-    Group,
-    crop_exo,
-    draw_labelled,
-    plan,
-)
+from egoloom.recipes.experiments.augmentation import AugmentationExperiment
+from egoloom.recipes.experiments.augmentation.cells import Group, draw_labelled
+from egoloom.recipes.experiments.augmentation.run import plan
+from egoloom.recipes.experiments.augmentation.stores import crop_exo
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,10 @@ from egoloom.augmentation.samples import generator_prior_config
 from egoloom.clips import ClipStore
 from egoloom.recipes.demo.config import DemoConfig
 from egoloom.recipes.demo.data import DemoData
-from egoloom.recipes.experiments.augmentation import AugmentationExperiment, Group, crop_exo, gains, setting_name
+from egoloom.recipes.experiments.augmentation import AugmentationExperiment
+from egoloom.recipes.experiments.augmentation.cells import Group
+from egoloom.recipes.experiments.augmentation.run import gains, setting_name
+from egoloom.recipes.experiments.augmentation.stores import crop_exo
 from egoloom.recipes.experiments.records import ExperimentRecord
 
 CELLS = ("ego_only", "raw_exo", "prior_inpainted", "generated", "true_ego")
