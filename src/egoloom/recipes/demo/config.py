@@ -22,7 +22,7 @@ class DemoConfig(BaseModel):
         experiment_labels: Labelled ego clips of an action in the small augmentation experiment.
         experiment_seeds: Its seeds.
         experiment_steps: Optimiser steps of each of its trainings.
-        num_workers: Processes that render the kitchen.
+        num_workers: Processes that render the kitchen and train the small experiment.
         seed: Seed of everything.
     """
 
@@ -39,7 +39,7 @@ class DemoConfig(BaseModel):
     generated_frames: int = 17
     max_generated_share: float = Field(default=0.25, ge=0, lt=1)
     experiment_labels: int = Field(default=3, ge=1)
-    experiment_seeds: int = Field(default=3, ge=1)
+    experiment_seeds: int = Field(default=4, ge=1)
     experiment_steps: int = Field(default=200, ge=1)
     num_workers: int = Field(default=2, ge=1)
     seed: int = 0

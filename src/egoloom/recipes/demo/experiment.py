@@ -1,12 +1,17 @@
 """The augmentation experiment at the demonstration's size: the same cells, on the stores that the demonstration has."""
 
+import contextlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egoloom._parallel import map_unordered
 from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
 from egoloom.augmentation.generators import INPAINTING, open_generator
 from egoloom.augmentation.samples import generator_prior_config
 from egoloom.clips import ClipStore
+from egoloom.errors import UserError
 from egoloom.recipes.demo.config import DemoConfig
 from egoloom.recipes.demo.data import DemoData
 from egoloom.recipes.experiments.augmentation import AugmentationExperiment
@@ -26,13 +31,8 @@ def compare_mixtures(config: DemoConfig, data: DemoData, out: Path) -> dict[str,
     Returns:
         A record as `egoloom experiment augmentation` writes it, with ``about`` in words.
     """
-    stores = mixture_stores(config, data, out)
-    experiment = AugmentationExperiment(
-        labels_per_action=(config.experiment_labels,),
-        num_seeds=(config.experiment_seeds,),
-        steps=config.experiment_steps,
-        report_splits=REPORT_SPLITS,
-    )
+    make_mixture_stores(config, data, out)
+    stores = mixture_stores(data, out)
     num_test = len(stores["ego"].select(split=REPORT_SPLITS, labelled=True))
     about = {
         "about": f"{config.experiment_labels} labelled ego clips an action, {config.experiment_steps} steps, "
@@ -41,17 +41,50 @@ def compare_mixtures(config: DemoConfig, data: DemoData, out: Path) -> dict[str,
         "num_test_clips": num_test,
     }
     record = ExperimentRecord("augmentation, small", about)
-    setting = setting_name(config.experiment_labels)
-    memory: dict = {}
-    for seed in range(config.experiment_seeds):
-        group = Group(experiment, stores, memory, out / "experiment", config.experiment_labels, seed)
-        for cell in CELLS:
-            record.add(setting, cell, seed, group.figures(cell, is_distilled=False))
+    tasks = [CellsOfSeed(config, data, out, seed) for seed in range(config.experiment_seeds)]
+    for outcome in map_unordered(run_cells, tasks, num_workers=config.num_workers, description="seeds"):
+        if outcome.result is None:
+            raise UserError(outcome.failure.reason if outcome.failure else "A training failed")
+        for cell, figures in outcome.result.items():
+            record.add(setting_name(config.experiment_labels), cell, outcome.item.seed, figures)
     return record.to_dict(gains(record))
 
 
-def mixture_stores(config: DemoConfig, data: DemoData, out: Path) -> dict[str, ClipStore]:
+@dataclass(frozen=True)
+class CellsOfSeed:
+    """What one process trains: every cell with one seed."""
+
+    config: DemoConfig
+    data: DemoData
+    out: Path
+    seed: int
+
+
+def run_cells(task: CellsOfSeed) -> dict[str, dict[str, float]]:
+    """Returns the figures of every cell for one seed."""
+    config = task.config
+    experiment = AugmentationExperiment(
+        labels_per_action=(config.experiment_labels,),
+        num_seeds=(config.experiment_seeds,),
+        steps=config.experiment_steps,
+        report_splits=REPORT_SPLITS,
+    )
+    stores = mixture_stores(task.data, task.out)
+    group = Group(experiment, stores, {}, task.out / "experiment", config.experiment_labels, task.seed)
+    # Bars of several processes would write over one another.
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        return {cell: group.figures(cell, is_distilled=False) for cell in CELLS}
+
+
+def mixture_stores(data: DemoData, out: Path) -> dict[str, ClipStore]:
     """Returns the experiment's stores: the demonstration's own, exo clips cut to the hands, and inpainted priors."""
+    paths = {"ego": data.recognition, "third_person": data.exo}
+    paths |= {name: out / "clips" / name for name in ("raw_exo", "prior_inpainted", "generated")}
+    return {name: ClipStore.open(path) for name, path in paths.items()}
+
+
+def make_mixture_stores(config: DemoConfig, data: DemoData, out: Path) -> None:
+    """Makes the stores that only the experiment needs."""
     third_person = ClipStore.open(data.exo)
     path = out / "clips" / "prior_inpainted"
     pipeline, name = open_generator(INPAINTING)
@@ -68,10 +101,4 @@ def mixture_stores(config: DemoConfig, data: DemoData, out: Path) -> dict[str, C
         ),
         target=generated_store(path, ClipStore.open(data.recognition), name),
     )
-    return {
-        "ego": ClipStore.open(data.recognition),
-        "third_person": third_person,
-        "raw_exo": crop_exo(third_person, out / "clips" / "raw_exo", with_flow=False),
-        "prior_inpainted": ClipStore.open(path),
-        "generated": ClipStore.open(out / "clips" / "generated"),
-    }
+    crop_exo(third_person, out / "clips" / "raw_exo", with_flow=False)
