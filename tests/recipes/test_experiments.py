@@ -83,7 +83,18 @@ def test_fewer_labels(kitchen: ClipStore, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_distillation_experiment_end_to_end(kitchen: ClipStore, tmp_path: Path, capsys) -> None:
     arguments = ["experiment", "distillation", "--store", str(kitchen.path), "--out", str(tmp_path / "runs"), "--json"]
-    arguments += ["--num-seeds", "1", "--steps", "1", "--num-workers", "1", "--labels-per-action", "1"]
+    arguments += [
+        "--num-seeds",
+        "1",
+        "--steps",
+        "1",
+        "--teacher-steps",
+        "1",
+        "--num-workers",
+        "1",
+        "--labels-per-action",
+        "1",
+    ]
     arguments += ["--settings", "pool"]
     run_verb([*arguments, "--record", str(tmp_path / "record.json")])
     content = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -26,6 +26,7 @@ from egoloom.recipes.run_config import RunConfig
 from egoloom.training.config import DataConfig, EvaluationConfig, OptimisationConfig
 
 REPORT_SPLITS = ("test", "unseen_participant", "unseen_kitchen")
+STAGES = ("labels and teachers", "students", "omnivorous")
 NUM_SCORES = 12  # judgements on the selection split a run, from which the best checkpoint is taken
 VIEW = ViewConfig(num_frames=8, size_px=64, max_boxes=6, num_spectrogram_columns=100)
 OMNIVOROUS = Network("omnivorous", {"modalities": ["rgb", "flow", "boxes", "spectrogram", "imu"]})
@@ -39,7 +40,9 @@ class DistillationExperiment(BaseModel):
         num_takes: Takes of the kitchen.
         data_seed: Seed of the kitchen.
         num_seeds: Seeds; each draws the labels that are wrong or missing anew, and all networks.
-        steps: Optimiser steps of every network, whatever the number of its clips; layout transformers get more.
+        steps: Optimiser steps of every network that is compared (labels, student, omnivorous), whatever the number of
+            its clips.
+        teacher_steps: Of the teachers of other sensors; layout transformers get more.
         noise_share: Share of wrong training labels in the setting ``noisy``.
         labels_per_action: Labelled clips of an action in the setting ``pool``; the others teach unlabelled.
         settings: Which settings.
@@ -51,8 +54,9 @@ class DistillationExperiment(BaseModel):
     store: Path | None = None
     num_takes: int = Field(default=612, ge=40)
     data_seed: int = 3
-    num_seeds: int = Field(default=4, ge=1)
-    steps: int = Field(default=480, ge=1)
+    num_seeds: int = Field(default=3, ge=1)
+    steps: int = Field(default=1200, ge=1)
+    teacher_steps: int = Field(default=480, ge=1)
     noise_share: float = Field(default=0.3, ge=0, le=0.9)
     labels_per_action: int = Field(default=5, ge=1)
     settings: tuple[Literal["clean", "pool", "noisy"], ...] = ("clean", "pool", "noisy")
@@ -93,11 +97,10 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
 
     chosen_settings = [setting for setting in SETTINGS if setting.name in config.settings]
     # Seed by seed, so that an early end leaves whole comparisons behind; students need their teachers.
-    for seed in range(config.num_seeds):
-        jobs = [plan(config, store, out, setting, seed) for setting in chosen_settings]
-        for stage, description in ((0, f"seed {seed}: teachers and baselines"), (1, f"seed {seed}: students")):
-            chosen = [job for group in jobs for job in group[stage]]
-            run_jobs(chosen, num_workers=config.num_workers, description=description, on_finished=keep)
+    stages = [(seed, stage) for seed in range(config.num_seeds) for stage in (0, 1)]
+    for seed, stage in [*stages, *((seed, 2) for seed in range(config.num_seeds))]:
+        chosen = [job for setting in chosen_settings for job in plan(config, store, out, setting, seed)[stage]]
+        run_jobs(chosen, num_workers=config.num_workers, description=f"{STAGES[stage]}, seed {seed}", on_finished=keep)
     record.values = {key: record.values[key] for key in sorted(record.values, key=_order)}
     record.save(record_path, gains(record))
     return record.to_dict(gains(record))
@@ -122,32 +125,32 @@ def open_kitchen(given: Path | None, path: Path, num_takes: int, seed: int) -> C
 
 def plan(
     config: DistillationExperiment, store: ClipStore, out: Path, setting: Setting, seed: int
-) -> tuple[list[Job], list[Job]]:
-    """Returns the networks that learn from labels, and the student that they teach."""
+) -> tuple[list[Job], list[Job], list[Job]]:
+    """Returns the networks that learn from labels, the student that they teach, and the omnivorous rival."""
     folder = out / setting.name / f"seed{seed}"
     labels = _labels(config, store, out, setting, seed)
-    base = _label_run(config, labels, seed)
-    networks = {"rgb_labels": RGB, **KITCHEN_SENSORS}
-    first = [Job(setting.name, name, seed, network.in_run(base), folder / name) for name, network in networks.items()]
-    omnivorous = OMNIVOROUS.in_run(base)
-    first.append(Job(setting.name, "omnivorous", seed, omnivorous, folder / "omnivorous", test_modality="rgb"))
+    base, sensors = (_label_run(config, labels, seed, steps) for steps in (config.steps, config.teacher_steps))
+    networks = {"rgb_labels": RGB.in_run(base)}
+    networks |= {name: network.in_run(sensors) for name, network in KITCHEN_SENSORS.items()}
+    first = [Job(setting.name, name, seed, run, folder / name) for name, run in networks.items()]
     teaching = DistillationConfig(
         teachers=tuple(folder / name for name in networks),
         ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5),
         loss=DistillationLossConfig(temperature=1.0, lambda_ground_truth=setting.weight_of_labels),
         unlabelled_splits=("unlabelled",) if setting.teaches_unlabelled else (),
     )
-    taught = _label_run(config, labels, seed, with_unlabelled=setting.teaches_unlabelled)
+    taught = _label_run(config, labels, seed, config.steps, with_unlabelled=setting.teaches_unlabelled)
     student = RGB.in_run(taught).model_copy(update={"distillation": teaching})
-    return first, [Job(setting.name, "student", seed, student, folder / "student", with_ensemble=True)]
+    rival = Job(setting.name, "omnivorous", seed, OMNIVOROUS.in_run(base), folder / "omnivorous", test_modality="rgb")
+    return first, [Job(setting.name, "student", seed, student, folder / "student", with_ensemble=True)], [rival]
 
 
 def _label_run(
-    config: DistillationExperiment, store: ClipStore, seed: int, *, with_unlabelled: bool = False
+    config: DistillationExperiment, store: ClipStore, seed: int, steps: int, *, with_unlabelled: bool = False
 ) -> RunConfig:
     num_clips = len(store.select(split="train", labelled=True))
     num_clips += len(store.select(split="unlabelled")) if with_unlabelled else 0
-    epochs = max(1, round(config.steps / max(1, num_clips // OptimisationConfig().batch_size)))
+    epochs = max(1, round(steps / max(1, num_clips // OptimisationConfig().batch_size)))
     return RunConfig(
         recipe="experiment",
         data=DataConfig(store=store.path, report_splits=REPORT_SPLITS),
