@@ -9,6 +9,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from egoloom.kitchen import KitchenSettings, make_store
@@ -33,31 +34,44 @@ def one_process(name: str, num_clips: int) -> dict[str, float]:
     return {"cpu_s": cpu_s / num_clips, "wall_s": wall_s / num_clips, "peak_mb": peak_mb, "mb_a_take": size / 1e6}
 
 
-def scaling(num_clips: int, num_workers: int) -> float:
-    """Wall seconds a take with ``num_workers`` processes, start-up included."""
+def scaling(num_clips: int, num_workers: int) -> dict[str, float]:
+    """Wall and CPU seconds a take with ``num_workers`` processes, their start-up included.
+
+    On idle processors the wall time falls with the processes; the CPU time should hardly grow, whatever else runs.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), _cpu_s()
         make_store(Path(folder) / "store", num_clips=num_clips, num_workers=num_workers)
-        return (time.perf_counter() - start) / num_clips
+        return {"wall_s": (time.perf_counter() - wall) / num_clips, "cpu_s": (_cpu_s() - cpu) / num_clips}
+
+
+def _cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--num-clips", type=int, default=12)
+    parser.add_argument("--num-scaling-clips", type=int, default=48)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     result: dict[str, object] = {}
     print("| setting | CPU s a take | wall s | peak MB | MB a take on disk |\n|---|---|---|---|---|")
     for name in SETTINGS:
-        with context.Pool(1) as pool:
-            row = pool.apply(one_process, (name, arguments.num_clips))
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            row = pool.submit(one_process, name, arguments.num_clips).result()
         result[name] = row
         cells = (f"{row['cpu_s']:.2f}", f"{row['wall_s']:.2f}", f"{row['peak_mb']:.0f}", f"{row['mb_a_take']:.1f}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    walls = {workers: scaling(2 * arguments.num_clips, workers) for workers in (1, 2)}
-    result["wall_s_by_processes"] = walls
-    print("wall seconds a take by processes (with start-up): " + ", ".join(f"{k}: {v:.2f}" for k, v in walls.items()))
+    scaled = {}
+    for workers in (1, 2):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            scaled[workers] = pool.submit(scaling, arguments.num_scaling_clips, workers).result()
+    result["scaling"] = scaled
+    rows = (f"{workers}: {row['wall_s']:.2f} s wall, {row['cpu_s']:.2f} s CPU" for workers, row in scaled.items())
+    print(f"{arguments.num_scaling_clips} takes by processes, start-up included, each take: " + "; ".join(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from egoloom.clips import Clip, ClipStore, Modality
+from egoloom.clips.store import INFO_FILE
 from egoloom.errors import UserError
 
 NUM_FRAMES_PER_BLOCK = 64  # what is held in memory at once, however long the clip
@@ -55,7 +56,7 @@ def find_clip(path: Path, clip_id: str) -> tuple[ClipStore, Clip]:
     Raises:
         UserError: If there is no such store or clip.
     """
-    if not path.is_dir() and not clip_id and path.parent.is_dir():
+    if not path.is_dir() and not clip_id and (path.parent / INFO_FILE).is_file():
         path, clip_id = path.parent, path.name
     store = ClipStore.open(path)
     if not store.clips:
@@ -139,9 +140,16 @@ def _panel(frames: np.ndarray, name: str) -> np.ndarray:
         [cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_LINEAR) for frame in frames]
     )
     for frame in shown:
-        cv2.putText(frame, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(frame, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        _write_over(frame, name, (6, 16), 0.45, (255, 255, 255))
     return shown
+
+
+def _write_over(frame: np.ndarray, text: str, place: tuple[int, int], size: float, color: tuple[int, int, int]) -> None:
+    """Writes text with a dark rim, so that it reads on any picture."""
+    import cv2
+
+    for rim, thickness in (((0, 0, 0), 3), (color, 1)):
+        cv2.putText(frame, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, rim, thickness, cv2.LINE_AA)
 
 
 def _boxes_panel(store: ClipStore, clip: Clip, frames: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -160,16 +168,7 @@ def _boxes_panel(store: ClipStore, clip: Clip, frames: np.ndarray, times: np.nda
             x1, y1, x2, y2 = (round(float(table[name][row]) * scale) for name in ("x1", "y1", "x2", "y2"))
             color = HAND_COLOR if table["is_hand"][row] else OBJECT_COLOR
             cv2.rectangle(frame, (x1, y1), (x2, y2), color, 1)
-            cv2.putText(
-                frame,
-                str(table["category"][row]),
-                (x1 + 2, max(y1 - 3, 10)),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.32,
-                color,
-                1,
-                cv2.LINE_AA,
-            )
+            _write_over(frame, str(table["category"][row]), (x1 + 2, max(y1 - 4, 10)), 0.36, color)
     return panel
 
 
@@ -211,16 +210,7 @@ def imu_strip(store: ClipStore, clip: Clip, times: np.ndarray, width: int) -> np
         for curve, color in zip(curves, IMU_COLORS, strict=True):
             y = np.clip(top + STRIP_PX / 4 - curve * gain, top, top + STRIP_PX / 2 - 1)
             cv2.polylines(picture, [np.stack([x, y], -1).astype(np.int32)], False, color, 1, cv2.LINE_AA)
-        cv2.putText(
-            picture,
-            ("accelerometer", "gyroscope")[top > 0],
-            (6, top + 12),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.36,
-            (220, 220, 220),
-            1,
-            cv2.LINE_AA,
-        )
+        _write_over(picture, ("accelerometer", "gyroscope")[top > 0], (6, top + 12), 0.36, (220, 220, 220))
     return _with_cursor(picture, clip, times)
 
 
