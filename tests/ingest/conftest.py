@@ -1,5 +1,6 @@
 """Small synthetic recordings whose frames tell their own number."""
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -7,10 +8,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from egoloom.cameras import Pinhole
+from egoloom.clips.media import write_video
+from egoloom.ingest.egox import EgoXTake, read_takes
 from egoloom.ingest.recordings import IngestOptions
 
 RATE_HZ = 16_000
+K_GRID = [[60.0, 0, 34.0], [0, 60.0, 24.0], [0, 0, 1]]
 
 
 def grey_of(frame: int) -> int:
@@ -86,5 +92,33 @@ def write_jpgs() -> Callable[..., None]:
         folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(_frames(num_frames, size)):
             cv2.imwrite(str(folder / pattern.format(number + 1)), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+    return write
+
+
+@pytest.fixture
+def take(tmp_path) -> Callable[..., EgoXTake]:
+    """Writes a take of 64 x 48 px video with depth of another width and returns its reader."""
+
+    def write(grid=(68, 48), num_video=6, num_depth=6, num_poses=6, dtype=np.float16, calibration=True, **changes):
+        folder = tmp_path / "set"
+        options = {key: changes.pop(key) for key in ("exo_fit", "pose_fps") if key in changes}
+        (folder / "depth_maps" / "one").mkdir(parents=True)
+        frames = np.random.default_rng(0).integers(0, 255, (num_video, 3, 48, 64), np.uint8)
+        write_video(folder / "videos/one/exo.mp4", frames, 20)
+        for index in range(num_depth):
+            ramp = np.arange(grid[0])[None] + 100 * np.arange(grid[1])[:, None]
+            np.save(folder / f"depth_maps/one/{index:05d}.npy", (1 + ramp / 8192 + index).astype(dtype))
+        poses = np.repeat(np.eye(4)[None, :3], num_poses, 0)
+        poses[:, 0, 3] = -np.arange(num_poses) * 0.1
+        entry = {
+            "take_name": "one", "exo_path": "videos/one/exo.mp4", "camera_intrinsics": K_GRID,
+            "camera_extrinsics": np.eye(4)[:3].tolist(), "ego_extrinsics": poses.tolist(), **changes,
+        }  # fmt: skip
+        (folder / "meta.json").write_text(json.dumps({"test_datasets": [entry]}))
+        if calibration:
+            ego = Pinhole(torch.tensor([50.0, 50.0, 31.5, 31.5]), (64, 64)).to_dict()
+            (tmp_path / "calibration.json").write_text(json.dumps({"ego": ego}))
+        return read_takes(folder, **options)[0]
 
     return write

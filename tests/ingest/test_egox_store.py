@@ -1,13 +1,41 @@
 """EgoX takes as a store: depth on the grid of the stored frame, cameras for its size."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from egoloom.cameras.rig import PosedCamera
 from egoloom.clips import Modality
 from egoloom.clips.media import read_arrays
+from egoloom.errors import UserError
 from egoloom.ingest import egox_store
 from egoloom.ingest.egox import find_take, read_takes
+
+
+def test_a_take_of_the_layout(take, tmp_path):
+    """64 x 48 px of video in a 68 x 48 depth grid: the store keeps the centre, and the wearer's poses."""
+    one = take()
+    options = egox_store.DEFAULT_OPTIONS.model_copy(update={"progress": False})
+    store = egox_store.ingest(tmp_path / "set", tmp_path / "store", options=options)
+    (clip,) = store.clips  # no recorded ego view
+    assert (clip.clip_id, clip.view, clip.end_s) == ("one_exo", "exo", 0.3)
+    assert clip.present == {Modality.RGB, Modality.DEPTH}
+    depth = read_arrays(store.media_path(Modality.DEPTH, "one_exo"))
+    np.testing.assert_array_equal(depth["depth_m"], one.depth().astype(np.float16))
+    np.testing.assert_allclose(depth["times_s"], np.arange(6) / 20)
+    assert store.load_calibration("one_exo")["params"] == [60.0, 60.0, 32.0, 24.0]
+    wearer = PosedCamera.from_dict(store.load_calibration(clip.extra["ego_calibration"]))
+    np.testing.assert_allclose(wearer.trajectory.at(np.array([0.1]))[0, 0, 3], 0.2, atol=1e-6)
+    assert store.validate(decode=True) == []
+
+
+def test_a_take_without_depth_is_listed(take, tmp_path):
+    take()
+    shutil.rmtree(tmp_path / "set" / "depth_maps")
+    options = egox_store.DEFAULT_OPTIONS.model_copy(update={"progress": False})
+    with pytest.raises(UserError, match="no depth maps at"):
+        egox_store.ingest(tmp_path / "set", tmp_path / "store", options=options)
 
 
 @pytest.mark.real_data

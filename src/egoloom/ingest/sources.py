@@ -176,7 +176,7 @@ SOURCES: dict[str, Source] = {
             (
                 ExpectedFile("meta.json", "paths, cameras and captions of the takes"),
                 ExpectedFile("videos/<take>/{exo,ego_GT,ego_Prior}.mp4", "the videos"),
-                ExpectedFile("depth_maps/<take>/NNNNN.npy", "metric depth of the exo view", False),
+                ExpectedFile("depth_maps/<take>/NNNNN.npy", "metric depth of the exo view"),
             ),
         ),
     )
