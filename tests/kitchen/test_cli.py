@@ -44,6 +44,14 @@ def test_values_out_of_range_end_with_code_2_and_no_traceback(tmp_path, capsys, 
     assert not (tmp_path / "store" / "clips.parquet").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["kitchen", "--num-clips", "1", "--out", str(tmp_path / "letter.txt" / "store"), *SMALL])
+    assert stop.value.code == 2
+    assert "letter.txt/store" in capsys.readouterr().err
+
+
 def test_another_seed_on_the_same_folder_is_refused(store, capsys):
     with pytest.raises(SystemExit):
         main(["kitchen", "--num-clips", "2", "--seed", "5", "--out", str(store), *SMALL])

@@ -10,10 +10,24 @@ from pathlib import Path
 from egoloom.errors import UserError
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; one that is there is fine.
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot make the folder {path}: {error.strerror or error}", fix="choose another place, or check the rights"
+        ) from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` with the same suffix; renames it on success, removes it on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import ValidationError
 
 from egoloom.clips import tables
-from egoloom.clips.files import exclusive_lock, write_text
+from egoloom.clips.files import exclusive_lock, make_folder, write_text
 from egoloom.clips.schema import FORMAT_VERSION, HEADS, UNLABELLED, Clip, Modality, StoreInfo, Video
 from egoloom.errors import UserError
 
@@ -71,7 +71,7 @@ class ClipStore:
                 allowed="a new folder, an empty one, or a store made by EgoLoom",
                 fix="choose another --out",
             )
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         tables.write_videos(path / "videos.parquet", [])
         tables.write_clips(path / "clips.parquet", [])
         # info.json comes last: a folder with it is a complete store.
