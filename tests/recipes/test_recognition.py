@@ -161,7 +161,8 @@ def test_generated_clips_enter_up_to_the_stated_share(square_store, new_square_s
     assert (len(entries) - len(recorded)) / len(entries) <= 0.2
     assert len(entries) > len(recorded)
 
-    changed = base.model_copy(update={"data": data.model_copy(update={"generated_epochs": 1, "generated_weight": 0.0})})
+    options = {"generated_epochs": 1, "generated_weight": 0.0, "generated_norm": "separate"}
+    changed = base.model_copy(update={"data": data.model_copy(update=options)})
     changed = changed.model_copy(update={"optimisation": base.optimisation.model_copy(update={"epochs": 3})})
     dataset = ClipDataset(entries, [Modality.RGB], base.view, is_training=True)
     model = build_model(changed, square_store)

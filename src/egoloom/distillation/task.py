@@ -58,7 +58,7 @@ class DistillationTask:
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Returns the losses of a batch: ``total``, ``kd`` and ``gt``."""
-        student = model({**batch["inputs"], "present": batch["present"]})
+        student = model({**batch["inputs"], "present": batch["present"], "is_generated": batch["is_generated"]})
         verdicts = {head: values for head, values in self.verdicts(batch).items() if head in student}
         temperatures = {head: self.config.temperature_of(head) for head in verdicts}
         targets = self.ensemble.targets(verdicts, batch["labels"], temperatures=temperatures)

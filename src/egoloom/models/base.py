@@ -16,12 +16,20 @@ Inputs = Mapping[str, Any]
 
 
 class RecogniserConfig(BaseModel):
-    """What every recogniser's configuration holds: the heads with their class counts."""
+    """What every recogniser's configuration holds: the heads with their class counts.
+
+    Attributes:
+        num_classes: Head to number of classes.
+        dropout: Before the classifiers.
+        domain_token: Learn a vector that is added to the features of generated clips while training, so that what sets
+            them apart need not be learnt by the encoder; recorded clips never see it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_classes: dict[str, PositiveInt] = Field(min_length=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    domain_token: bool = False
 
 
 class Recogniser(nn.Module):
@@ -48,6 +56,7 @@ class Recogniser(nn.Module):
         self.num_features = 0
         self.dropout = nn.Dropout(config.dropout)
         self.classifiers = nn.ModuleDict()
+        self.domain_token: nn.Parameter | None = None
 
     @property
     def heads(self) -> dict[str, int]:
@@ -55,8 +64,10 @@ class Recogniser(nn.Module):
         return dict(self.config.num_classes)
 
     def build_heads(self, num_features: int) -> None:
-        """Makes one classifier a head on features of the given size."""
+        """Makes one classifier a head on features of the given size, and the domain token if there is to be one."""
         self.num_features = num_features
+        if self.config.domain_token and self.domain_token is None:
+            self.domain_token = nn.Parameter(torch.zeros(num_features))
         self.classifiers = nn.ModuleDict(
             {head: self.make_classifier(count) for head, count in self.config.num_classes.items()}
         )
@@ -90,12 +101,16 @@ class Recogniser(nn.Module):
         """Returns logits ``[B, K]`` for each head.
 
         Args:
-            inputs: Modality name to tensor; at least the names in ``input_modalities``. Further keys are ignored.
+            inputs: Modality name to tensor; at least the names in ``input_modalities``. ``"is_generated"``, bool
+                ``[B]``, says which clips get the domain token; further keys are ignored.
 
         Raises:
             ValueError: If a modality that the network reads is missing.
         """
-        return self.forward_head(self.forward_features(inputs))
+        features_BD = self.forward_features(inputs)
+        if self.domain_token is not None and "is_generated" in inputs:
+            features_BD = features_BD + inputs["is_generated"].to(features_BD)[:, None] * self.domain_token
+        return self.forward_head(features_BD)
 
     def read(self, inputs: Inputs, modality: str) -> Any:
         """Returns the input of one modality.

@@ -16,6 +16,7 @@ from egoloom.evaluation.summary import fit_temperatures, score, summarise
 from egoloom.models import Recogniser, create_model, num_parameters
 from egoloom.recipes.run_config import RunConfig, prepare_run_folder
 from egoloom.recipes.teaching import build_ensemble, build_soft_labels
+from egoloom.training.domains import separate_norms
 from egoloom.training.loop import Trainer
 from egoloom.training.tasks import LabelTask, Task
 
@@ -40,6 +41,7 @@ def train_recogniser(config: RunConfig, out: Path, *, resume: bool = True, label
     store = ClipStore.open(config.data.store)
     train_entries = training_entries(config, store)
     model = build_model(config, store)
+    _separate_norms(config, model)
     selection = evaluation_dataset(config, entries_of(store, split=config.data.selection_split, labelled=True), model)
     prepare_run_folder(out, config, resume=resume)
     dataset = ClipDataset(
@@ -106,6 +108,17 @@ def build_model(config: RunConfig, store: ClipStore) -> Recogniser:
     if model.heads != heads:
         raise UserError(f"{config.model.init_from} has the classes {model.heads}, {store.path} has {heads}")
     return model
+
+
+def _separate_norms(config: RunConfig, model: Recogniser) -> None:
+    if config.data.generated_norm == "separate":
+        try:
+            separate_norms(model)
+        except ValueError as error:
+            raise UserError(
+                f"data.generated_norm is separate, but {error}",
+                allowed="networks of one modality with batch norm, such as edge_tiny",
+            ) from error
 
 
 def build_task(config: RunConfig, store: ClipStore, dataset: ClipDataset, model: Recogniser, out: Path) -> Task:

@@ -26,6 +26,8 @@ class DataConfig(BaseModel):
         generated_weight: Weight of generated clips in the label term against 1 for recorded ones.
         generated_epochs: Generated clips are shown in so many first epochs, recorded ones alone afterwards; None shows
             them in all.
+        generated_norm: ``separate`` normalises recorded and generated clips apart while training, for networks with
+            batch norm; evaluation uses the statistics of recorded clips.
     """
 
     model_config = FROZEN
@@ -39,6 +41,7 @@ class DataConfig(BaseModel):
     generated_balance: Literal["quality", "action"] = "quality"
     generated_weight: float = Field(default=1.0, ge=0)
     generated_epochs: int | None = Field(default=None, ge=0)
+    generated_norm: Literal["shared", "separate"] = "shared"
 
     @model_validator(mode="after")
     def _selection_is_not_reported(self) -> "DataConfig":

@@ -19,8 +19,8 @@ class Task(Protocol):
 
 
 def network_inputs(batch: Batch) -> dict[str, Any]:
-    """Returns what a recogniser reads: the modalities and which of them are present."""
-    return {**batch["inputs"], "present": batch["present"]}
+    """Returns what a recogniser reads: the modalities, which of them are present, and which clips are generated."""
+    return {**batch["inputs"], "present": batch["present"], "is_generated": batch["is_generated"]}
 
 
 class LabelTask:
