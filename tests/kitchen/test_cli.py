@@ -4,8 +4,10 @@ import av
 import numpy as np
 import pytest
 
+from egoloom.cli.kitchen import KitchenArguments, settings_of
 from egoloom.cli.main import main
 from egoloom.clips import ClipStore
+from egoloom.kitchen.plan import plan_clip
 
 SMALL = ["--size", "32", "--fps", "4", "--duration-s", "1", "--workers", "1"]
 
@@ -34,6 +36,8 @@ def test_kitchen_makes_a_valid_store_and_says_what_next(store, capsys):
         (["--fps", "0"], "fps = 0"),
         (["--num-clips", "0"], "number of clips"),
         (["--label-noise", "2"], "label_noise"),
+        (["--num-kitchens", "1"], "num_kitchens = 1"),
+        (["--num-participants", "1"], "num_participants = 1"),
     ],
 )
 def test_values_out_of_range_end_with_code_2_and_no_traceback(tmp_path, capsys, options, said):
@@ -50,6 +54,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
         main(["kitchen", "--num-clips", "1", "--out", str(tmp_path / "letter.txt" / "store"), *SMALL])
     assert stop.value.code == 2
     assert "letter.txt/store" in capsys.readouterr().err
+
+
+def test_numbers_of_kitchens_and_people_reach_the_settings():
+    arguments = KitchenArguments(num_kitchens=12, num_participants=20)
+    settings = settings_of(arguments)
+    plans = [plan_clip(settings, index) for index in range(400)]
+    assert {plan.kitchen for plan in plans if plan.split != "unseen_kitchen"} == set(range(9))
+    assert {plan.kitchen for plan in plans if plan.split == "unseen_kitchen"} == {9, 10, 11}
+    assert {plan.participant for plan in plans if plan.split == "unseen_participant"} == set(range(15, 20))
 
 
 def test_another_seed_on_the_same_folder_is_refused(store, capsys):

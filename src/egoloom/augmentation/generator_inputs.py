@@ -1,5 +1,6 @@
 """The generator's samples from whatever a user has: a clip store, a folder in the EgoX layout, or a raw video."""
 
+from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def read_samples(
     take: str | None,
     limit: int,
     *,
-    need_truth: bool = False,
+    splits: Collection[str] | None = None,
     raw: RawVideoConfig | None = None,
 ) -> list[tuple[GeneratorSample, Fraction]]:
     """Returns the generator's samples of a source, with the rate of each result.
@@ -33,7 +34,7 @@ def read_samples(
         num_frames: Frames read of each clip, spread over its length.
         take: Only takes or clips whose names begin so.
         limit: At most this many.
-        need_truth: Only clips for training, with a recorded ego view.
+        splits: For training: only clips of these splits of a store, and only those with a recorded ego view.
         raw: What is known about a raw video.
 
     Raises:
@@ -52,10 +53,11 @@ def read_samples(
         takes = _egox_takes(source, num_frames, take)
     else:
         is_metric = ClipStore.open(source).info.is_simulated
-        takes = _store_takes(source, num_frames, take, limit, need_truth)
+        takes = _store_takes(source, num_frames, take, limit, splits)
     if not takes:
+        wanted = f" that matches {take!r}" if take else f" in the splits {', '.join(splits)}" if splits else ""
         raise UserError(
-            f"{source} has no exo clip with depth and cameras" + (f" that matches {take!r}" if take else ""),
+            f"{source} has no exo clip with depth and cameras{wanted}",
             fix="egoloom ingest egox, or egoloom kitchen, make such stores",
         )
     config = generator_prior_config(is_metric=is_metric)
@@ -75,14 +77,16 @@ def _raw_take(path: Path, num_frames: int, size_px: int, raw: RawVideoConfig) ->
     return take_from_video(path, raw, num_frames=num_frames, size_px=size_px)
 
 
-def _store_takes(source: Path, num_frames: int, take: str | None, limit: int, need_truth: bool) -> list[ExoTake]:
+def _store_takes(
+    source: Path, num_frames: int, take: str | None, limit: int, splits: Collection[str] | None
+) -> list[ExoTake]:
     store = ClipStore.open(source)
     with_ego = {video.take_id for video in store.videos.values() if video.view == "ego"}
     clips = [clip for clip in store.select(view="exo") if Modality.DEPTH in clip.present]
     if take is not None:
         clips = [clip for clip in clips if clip.clip_id.startswith(take) or clip.take_id.startswith(take)]
-    if need_truth:
-        clips = [clip for clip in clips if clip.take_id in with_ego and clip.split in {"train", "unlabelled"}]
+    if splits is not None:
+        clips = [clip for clip in clips if clip.take_id in with_ego and clip.split in splits]
     return [load_take(store, clip, num_frames=num_frames) for clip in clips[:limit]]
 
 

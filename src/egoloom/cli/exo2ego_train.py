@@ -18,6 +18,7 @@ class Train:
         store: Clip stores or EgoX folders whose takes have exo, depth, cameras and ego truth; several are mixed.
         out: Run folder; the same command continues an interrupted run there.
         base: Generator to start from, for all recipes but kitchen-tiny ("builtin", a folder, or a Wan checkpoint).
+        splits: Splits of clip stores that are trained on.
         limit: Largest number of takes of each store.
         steps: Optimiser steps in place of the recipe's.
         max_seconds: Stop after this time.
@@ -30,6 +31,7 @@ class Train:
     store: tuple[Path, ...]
     out: Path = Path("runs/exo2ego")
     base: str = "builtin"
+    splits: tuple[str, ...] = ("train", "unlabelled")
     limit: int = 1000
     steps: int | None = None
     max_seconds: float | None = None
@@ -57,7 +59,7 @@ def run_train(options: Train) -> None:
     samples = [
         sample
         for store in options.store
-        for sample, _ in read_samples(store, recipe.size_px, recipe.num_frames, None, options.limit, need_truth=True)
+        for sample, _ in read_samples(store, recipe.size_px, recipe.num_frames, None, options.limit, splits=options.splits)
         if sample.truth_TCHW is not None
     ]
     if recipe.tiny is None:

@@ -33,6 +33,10 @@ class KitchenArguments:
     """2 x 2 samples at edges."""
     label_noise: float = 0.0
     """Share of training labels that are replaced by a wrong one."""
+    num_kitchens: int = 6
+    """Kitchens, each with its own layout and colours; the last quarter occurs in the split unseen_kitchen alone."""
+    num_participants: int = 8
+    """People; the last quarter occurs in the split unseen_participant alone."""
     clean_sensors: bool = False
     """Perfect sensors: no noise, blur, misses or background."""
     monocular_depth: bool = False
@@ -63,6 +67,8 @@ def settings_of(arguments: KitchenArguments):
             duration_s=arguments.duration_s,
             anti_aliasing=arguments.anti_aliasing,
             label_noise=arguments.label_noise,
+            num_kitchens=arguments.num_kitchens,
+            num_participants=arguments.num_participants,
             monocular_depth=arguments.monocular_depth,
             noise=noise,
         )

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch.nn.functional import conv2d
 
-from egoloom._optional import require_package
 from egoloom.errors import UserError
 
 Channels = Literal["rgb", "luma"]
@@ -95,32 +94,13 @@ def ssim(prediction: Any, truth: Any, channels: Channels = "rgb") -> float:
     return float((similarity / ((mean_a**2 + mean_b**2 + first) * (variance_a + variance_b + second))).mean())
 
 
-def load_lpips() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Returns a perceptual distance on frames in [-1, 1], ``[T, 3, H, W]`` twice to ``[T]``.
-
-    The wheel of ST-LPIPS (shift-tolerant LPIPS, arXiv 2207.13686, AlexNet trunk) carries its weights, so this
-    works offline; its values are not those of the original LPIPS and must be labelled so.
-
-    Raises:
-        UserError: If the package is not installed.
-    """
-    package = require_package("stlpips_pytorch.stlpips", extra="lpips", package="stlpips-pytorch")
-    network = package.LPIPS(net="alex", variant="shift_tolerant").eval()
-
-    @torch.no_grad()
-    def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        return network(ours, theirs).flatten()
-
-    return distance
-
-
 def lpips(prediction: Any, truth: Any, distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
     """Returns the mean perceptual distance of a clip.
 
     Args:
         prediction: RGB ``uint8`` ``[T, 3, H, W]``.
         truth: RGB ``uint8`` of the same shape.
-        distance: A network such as :func:`load_lpips` returns.
+        distance: What :func:`egoloom.evaluation.perceptual.load_lpips` returns, or another such network.
     """
     ours, theirs = _pair(prediction, truth, "rgb")
     return float(distance(ours.float() / 127.5 - 1, theirs.float() / 127.5 - 1).mean())
@@ -298,7 +278,7 @@ def evaluate_video(
         prediction: RGB ``uint8`` ``[T, 3, H, W]``.
         truth: RGB ``uint8`` of the same shape.
         channels: Channels of PSNR and SSIM.
-        lpips_distance: What :func:`load_lpips` returns; left out if absent.
+        lpips_distance: What :func:`egoloom.evaluation.perceptual.load_lpips` returns; left out if absent.
     """
     frames, _ = _pair(prediction, truth, "rgb")
     count, _, height, width = frames.shape

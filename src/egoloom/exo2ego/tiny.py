@@ -23,6 +23,7 @@ class TinyConfig(BaseModel):
         z_dim: Latent channels (ignored for ``pixels``).
         spatial_stride: Pixels per latent cell; a power of two.
         time_stride: Frames per latent frame; a power of two.
+        lap_px: Side of the blocks of linear latents whose borders are lapped; 0 laps none.
         vae_base_dim: Width of the Wan autoencoder's first level.
         num_layers: Transformer blocks.
         num_heads: Attention heads.
@@ -46,11 +47,12 @@ class TinyConfig(BaseModel):
     z_dim: int = Field(default=48, ge=1)
     spatial_stride: int = Field(default=4, ge=1)
     time_stride: int = Field(default=4, ge=1)
+    lap_px: int = Field(default=8, ge=0)
     vae_base_dim: int = Field(default=16, ge=4)
     num_layers: int = Field(default=4, ge=1)
-    num_heads: int = Field(default=4, ge=1)
-    head_dim: int = Field(default=32, ge=12)
-    ffn_dim: int = Field(default=512, ge=8)
+    num_heads: int = Field(default=3, ge=1)
+    head_dim: int = Field(default=64, ge=12)
+    ffn_dim: int = Field(default=768, ge=8)
     text_dim: int = Field(default=16, ge=1)
     text_length: int = Field(default=1, ge=1)
     prediction: Literal["velocity", "sample", "residual"] = "residual"
@@ -84,6 +86,7 @@ def build_tiny_vae(config: TinyConfig) -> AutoencoderKLWan | PatchAutoencoder:
         z_dim=patch if config.latent == "pixels" else min(config.z_dim, patch),
         scale_factor_spatial=config.spatial_stride,
         scale_factor_temporal=config.time_stride,
+        lap_px=config.lap_px,
     )
 
 

@@ -27,6 +27,8 @@ from egoloom.exo2ego.training_config import AutoencoderTraining, GeneratorTraini
 from egoloom.exo2ego.training_state import MovingAverage, TrainingState, load_state, save_state
 
 NUM_TRAIN_TIMESTEPS = 1000
+# Share of a run over which the schedule `wsd` (warm-up, stable, decay: arXiv 2404.06395) goes down to zero.
+DECAY_SHARE = 0.25
 
 
 @dataclass
@@ -216,6 +218,8 @@ def _rate(config: GeneratorTraining, step: int, elapsed_s: float) -> float:
     done = step / config.num_steps
     if config.max_seconds is not None:
         done = max(done, elapsed_s / config.max_seconds)
+    if config.schedule == "wsd":
+        return min(warm, max(0.0, 1.0 - done) / DECAY_SHARE)
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

@@ -13,7 +13,8 @@ class GeneratorTraining(BaseModel):
         max_seconds: Stops earlier when this much time has passed; such a run is not exactly repeatable.
         batch_size: Clips per step and process.
         learning_rate: Peak learning rate.
-        schedule: ``constant`` after warm-up (reference) or ``cosine`` to zero.
+        schedule: After warm-up ``constant`` (reference), ``cosine`` to zero, or ``wsd``: stable, then down to zero over
+            the last quarter, so that a run can be made longer or shorter until its decay begins.
         warmup_steps: Steps of linear warm-up.
         weight_decay: AdamW's.
         gradient_clip: Largest gradient norm.
@@ -36,7 +37,7 @@ class GeneratorTraining(BaseModel):
     max_seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=2e-5, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
     warmup_steps: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
