@@ -1,15 +1,20 @@
-"""Quality of the tiny generator on kitchens that it never saw, and ablations of its parts. Simulated data, tiny scale.
+r"""Quality of the tiny generator on kitchens that it never saw, and ablations of its parts. Simulated data, tiny scale.
 
-    egoloom kitchen --num-clips 520 --seed 11 --size 64 --exo-size 224 128 --out clips/takes
+    egoloom kitchen --num-clips 500 --seed 11 --num-kitchens 64 --num-participants 64 --size 64 --exo-size 224 128 \
+        --fps 9 --out clips/takes
+    egoloom exo2ego train kitchen-tiny --store clips/takes --out runs/tiny \
+        --splits train unlabelled validation test unseen_participant
     python benchmarks/tiny_egox.py quality --store clips/takes --out docs/results/tiny_egox.json
+    python benchmarks/tiny_egox.py latents --store clips/takes --out docs/results/tiny_egox_latents.json
     python benchmarks/tiny_egox.py ablation --store clips/takes --out docs/results/tiny_egox_ablation.json
 
-``quality`` compares the generator that ships with its own input (the ego prior, holes black or inpainted) and,
-with ``--unet-seconds``, with a plain regression U-Net of the same size. ``ablation`` trains every variant from nothing.
+The second command makes the weights that ship. ``quality`` compares them with their own input (the ego prior, holes
+black or inpainted) and, with ``--unet-seconds``, with a plain regression U-Net, over all pixels and apart over those
+that the prior covers, its holes, and hands and arms. ST-LPIPS needs the extra ``lpips``. ``ablation`` trains every
+variant from nothing.
 """
 
 import argparse
-import copy
 import json
 import math
 import time
@@ -21,142 +26,167 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from torch import nn
 
 from egoloom.augmentation.samples import generator_prior_config, generator_sample
-from egoloom.augmentation.takes import load_take
-from egoloom.clips import ClipStore
+from egoloom.augmentation.takes import ExoTake, ego_video, load_take
+from egoloom.clips import ClipStore, Modality
 from egoloom.clips.files import write_text
-from egoloom.evaluation.video_quality import motion_smoothness, psnr_db, ssim, temporal_flicker
+from egoloom.clips.media import read_arrays
+from egoloom.errors import UserError
+from egoloom.evaluation.perceptual import load_lpips
+from egoloom.evaluation.video_quality import lpips, motion_smoothness, psnr_db, ssim, temporal_flicker
 from egoloom.exo2ego.ablation import run_ablation, summarise
 from egoloom.exo2ego.generation import GenerationConfig, generate
+from egoloom.exo2ego.latents import decode_video, encode_video
 from egoloom.exo2ego.presets import generator_recipe
 from egoloom.exo2ego.samples import GeneratorSample, fill_holes
 from egoloom.exo2ego.shipped import load_generator
+from egoloom.exo2ego.tiny import TinyConfig
+from egoloom.exo2ego.training import train_tiny_vae
 from egoloom.recipes.demo.exo2ego import inpaint
+from egoloom.recipes.demo.strips import write_strip
+from regression_unet import train_unet, unet_input
 
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+NUM_STRIPS = 8
 SIZE_PX, NUM_FRAMES = 64, 17
+TRAINING_SPLITS = ("train", "unlabelled", "validation", "test", "unseen_participant")
+WEARER = ("arm_right", "arm_left", "hand_right", "hand_left")
 
 
 def load_samples(store: ClipStore, splits: tuple[str, ...], limit: int) -> list[GeneratorSample]:
     """Returns the generator's samples of a store's exo clips in some splits."""
+    return [sample for sample, _ in load_samples_and_takes(store, splits, limit)]
+
+
+def load_samples_and_takes(
+    store: ClipStore, splits: tuple[str, ...], limit: int
+) -> list[tuple[GeneratorSample, ExoTake]]:
+    """Returns the generator's samples of a store's exo clips in some splits, with the takes they come from."""
     prior = generator_prior_config(is_metric=store.info.is_simulated)
     clips = [clip for clip in store.select(view="exo") if clip.split in splits][:limit]
     takes = (load_take(store, clip, num_frames=NUM_FRAMES) for clip in clips)
-    return [generator_sample(take, size_px=SIZE_PX, prior_config=prior)[0] for take in takes]
+    return [(generator_sample(take, size_px=SIZE_PX, prior_config=prior)[0], take) for take in takes]
 
 
-def quality_of(videos: list[Any], samples: list[GeneratorSample]) -> dict[str, float]:
+def hands_and_arms(store: ClipStore, take: ExoTake) -> torch.Tensor:
+    """Returns where the true ego view shows the wearer's hands and arms, ``[T, H, W]``."""
+    video = ego_video(store, take.clip.take_id)
+    assert video is not None
+    names = store.load_calibration(video.calibration_id)["instances"]
+    arrays = read_arrays(store.media_path(Modality.IDS, video.video_id))
+    shown = np.searchsorted(arrays["times_s"], take.times_s + 1e-4, side="right") - 1
+    ids = arrays["ids"][np.clip(shown, 0, len(arrays["ids"]) - 1)]
+    mask = torch.from_numpy(np.isin(ids, [names.index(name) for name in WEARER if name in names]))
+    return F.interpolate(mask[:, None].float(), size=(SIZE_PX, SIZE_PX), mode="area")[:, 0] > 0.5
+
+
+def quality_of(
+    videos: list[Any], samples: list[GeneratorSample], wearer: list[torch.Tensor], perceptual: Distance | None
+) -> dict[str, float]:
     """Returns mean figures over clips, with the 95 % interval of PSNR over clips."""
-    psnr = np.array([psnr_db(video, sample.truth_TCHW) for video, sample in zip(videos, samples, strict=True)])
+    clips = [torch.as_tensor(video) for video in videos]
+    truths = [sample.truth_TCHW for sample in samples]
+    pairs = list(zip(clips, truths, strict=True))
+    psnr = np.array([psnr_db(*pair) for pair in pairs])
     half = stats.t.ppf(0.975, len(psnr) - 1) * psnr.std(ddof=1) / math.sqrt(len(psnr)) if len(psnr) > 1 else math.nan
-    return {
-        "psnr_db": float(psnr.mean()),
-        "psnr_db_ci95": float(half),
-        "ssim": float(np.mean([ssim(v, s.truth_TCHW) for v, s in zip(videos, samples, strict=True)])),
-        "flicker": float(np.mean([temporal_flicker(video) for video in videos])),
-        "smoothness": float(np.mean([motion_smoothness(video) for video in videos])),
-    }
-
-
-class Block(nn.Module):
-    """Two convolutions."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm = nn.GroupNorm(8, outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns features of the same height and width."""
-        return F.silu(self.second(F.silu(self.norm(self.first(x)))))
-
-
-class RegressionUNet(nn.Module):
-    """The honest baseline: frame by frame, filled prior + coverage + exo in, ego out, mean squared error."""
-
-    def __init__(self, width: int = 24) -> None:
-        super().__init__()
-        widths = [width * factor for factor in (1, 2, 3, 4, 4)]
-        self.down = nn.ModuleList(Block(i, o) for i, o in zip([7, *widths[:-1]], widths, strict=True))
-        pairs = zip(widths[:0:-1], widths[-2::-1], strict=True)
-        self.up = nn.ModuleList(Block(low + skip, skip) for low, skip in pairs)
-        self.out = nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns ego frames in [-1, 1] for ``[N, 7, H, W]``."""
-        prior, skips = x[:, :3], []
-        for index, block in enumerate(self.down):
-            x = block(F.avg_pool2d(x, 2) if index else x)
-            skips.append(x)
-        x = skips.pop()
-        for block in self.up:
-            x = block(torch.cat([F.interpolate(x, scale_factor=2), skips.pop()], 1))
-        return prior + self.out(x)
-
-
-def unet_input(sample: GeneratorSample) -> torch.Tensor:
-    """Returns ``[T, 7, H, W]``: filled prior, coverage, exo."""
-    assert sample.hole_THW is not None
-    prior = fill_holes(sample.prior_TCHW, sample.hole_THW).float() / 127.5 - 1
-    exo = F.interpolate(sample.exo_TCHW.float(), size=prior.shape[2:], mode="area") / 127.5 - 1
-    return torch.cat([prior, (~sample.hole_THW)[:, None].float(), exo], 1)
-
-
-def train_unet(train: list[GeneratorSample], seconds: float) -> RegressionUNet:
-    """Returns the averaged weights of a U-Net trained for so many CPU seconds."""
-    torch.manual_seed(0)
-    x = torch.cat([unet_input(sample).half() for sample in train])
-    truths = [sample.truth_TCHW for sample in train if sample.truth_TCHW is not None]
-    y = torch.cat([(truth.float() / 127.5 - 1).half() for truth in truths])
-    model = RegressionUNet()
-    average = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.01)
-    start, step = time.process_time(), 0
-    while (done := (time.process_time() - start) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
-        index = torch.randint(len(x), (12,))
-        loss = (model(x[index].float()) - y[index].float()).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-        with torch.no_grad():
-            for kept, now in zip(average.parameters(), model.parameters(), strict=True):
-                kept.lerp_(now, 1 - min(0.995, (1 + step) / (10 + step)))
-    return average.eval()
+    figures = {"psnr_db": float(psnr.mean()), "psnr_db_ci95": float(half)}
+    holes = [sample.hole_THW for sample in samples if sample.hole_THW is not None]
+    for name, masks in (("covered", [~hole for hole in holes]), ("holes", holes), ("hands_and_arms", wearer)):
+        inside = [psnr_db(*pair, mask_THW=mask) for pair, mask in zip(pairs, masks, strict=True) if bool(mask.any())]
+        figures[f"psnr_db_{name}"] = float(np.mean(inside))
+    figures["ssim"] = float(np.mean([ssim(*pair) for pair in pairs]))
+    if perceptual is not None:
+        figures["st_lpips"] = float(np.mean([lpips(*pair, perceptual) for pair in pairs]))
+    figures["flicker"] = float(np.mean([temporal_flicker(clip) for clip in clips]))
+    figures["smoothness"] = float(np.mean([motion_smoothness(clip) for clip in clips]))
+    return figures
 
 
 def measure_quality(store: ClipStore, options: argparse.Namespace) -> dict[str, Any]:
     """Returns the quality table."""
-    test = load_samples(store, ("unseen_kitchen",), options.limit)
-    filled = [inpaint(s.prior_TCHW.numpy(), s.hole_THW.numpy()) for s in test if s.hole_THW is not None]
-    table = {
-        "prior, holes black": quality_of([s.prior_TCHW for s in test], test),
-        "prior, inpainted (OpenCV Telea)": quality_of(filled, test),
-    }
+    loaded = load_samples_and_takes(store, ("unseen_kitchen",), options.limit)
+    test = [sample for sample, _ in loaded]
+    wearer = [hands_and_arms(store, take) for _, take in loaded]
+    perceptual = perceptual_distance()
     pipeline = load_generator(options.model)
-    for steps in (1, 2, 4):
-        start = time.process_time()
-        videos = generate(pipeline, test, GenerationConfig(num_steps=steps))
-        seconds = (time.process_time() - start) / len(test)
-        table[f"tiny EgoX, {steps} steps"] = quality_of(videos, test) | {"cpu_s_a_clip": seconds}
     figures: dict[str, Any] = {
         "num_parameters": sum(p.numel() for p in pipeline.transformer.parameters()),
         "num_test_clips": len(test),
+        "num_test_kitchens": len({take.clip.extra["kitchen"] for _, take in loaded}),
+        "coverage": float(np.mean([1 - sample.hole_THW.float().mean() for sample in test])),  # type: ignore[union-attr]
+        "truth_flicker": float(np.mean([temporal_flicker(sample.truth_TCHW) for sample in test])),
     }
+    table: dict[str, dict[str, float]] = {}
+
+    def measure(name: str, videos: list[Any], **more: float) -> None:
+        table[name] = quality_of(videos, test, wearer, perceptual) | more
+        write(options.out, figures | {"table": table}, options)
+
+    measure("prior, holes black", [sample.prior_TCHW for sample in test])
+    inpainted = [inpaint(s.prior_TCHW.numpy(), s.hole_THW.numpy()) for s in test if s.hole_THW is not None]
+    measure("prior, inpainted (OpenCV Telea)", inpainted)
+    filled = [fill_holes(s.prior_TCHW, s.hole_THW) for s in test if s.hole_THW is not None]
+    measure("prior, filled as the generator sees it", filled)
+    for steps in (1, 2, 4):
+        start = time.process_time()
+        videos = generate(pipeline, test, GenerationConfig(num_steps=steps))
+        measure(f"tiny EgoX, {steps} steps", videos, cpu_s_a_clip=(time.process_time() - start) / len(test))
+    if options.strips:
+        write_strips(options.strips, test, generate(pipeline, test[:NUM_STRIPS], GenerationConfig()))
     if options.unet_seconds:
-        train = load_samples(store, ("train", "unlabelled"), 100_000)
+        train = load_samples(store, TRAINING_SPLITS, 100_000)
         unet = train_unet(train, options.unet_seconds)
+        figures["unet_num_parameters"] = sum(p.numel() for p in unet.parameters())
         with torch.no_grad():
             videos = [((unet(unet_input(s)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8) for s in test]
-        table["regression U-Net"] = quality_of(videos, test) | {"training_cpu_s": options.unet_seconds}
-        figures["unet_num_parameters"] = sum(p.numel() for p in unet.parameters())
+        measure("regression U-Net", videos, training_cpu_s=options.unet_seconds)
     return figures | {"table": table}
+
+
+def perceptual_distance() -> Distance | None:
+    """Returns ST-LPIPS where its weights are installed."""
+    try:
+        return load_lpips()
+    except UserError as error:
+        print(f"without ST-LPIPS: {error}")
+        return None
+
+
+def write_strips(folder: Path, samples: list[GeneratorSample], videos: list[torch.Tensor]) -> None:
+    """Writes exo, prior, generated and true frames of a few clips side by side."""
+    for number, (sample, video) in enumerate(zip(samples, videos, strict=False)):
+        assert sample.truth_TCHW is not None
+        panels = {"exo": sample.exo_TCHW, "prior": sample.prior_TCHW, "generated": video, "truth": sample.truth_TCHW}
+        write_strip(folder / f"{number}.png", {name: frames.numpy() for name, frames in panels.items()})
+
+
+def measure_latents(store: ClipStore, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what each kind of latents costs to fit and how well it gives back true ego views."""
+    train = load_samples(store, TRAINING_SPLITS, options.train_limit)
+    truths = [s.truth_TCHW for s in load_samples(store, ("unseen_kitchen",), options.limit) if s.truth_TCHW is not None]
+    videos = [video for s in train for video in (s.exo_TCHW, s.truth_TCHW) if video is not None]
+    kinds = {
+        "small Wan autoencoder, 16 channels": {"latent": "wan", "z_dim": 16},
+        "principal components, 16 channels": {"z_dim": 16, "lap_px": 0},
+        "principal components, 48 channels": {"z_dim": 48, "lap_px": 0},
+        "principal components, 48 channels, lapped": {"z_dim": 48, "lap_px": 8},
+        "principal components, 96 channels, lapped": {"z_dim": 96, "lap_px": 8},
+        "pixels, lapped": {"latent": "pixels", "lap_px": 8},
+    }
+    table: dict[str, dict[str, float]] = {}
+    for name, changes in kinds.items():
+        start = time.process_time()
+        vae = train_tiny_vae(videos, TinyConfig.model_validate(changes), show_progress=False)
+        seconds = time.process_time() - start
+        decoded = [decode_video(vae, encode_video(vae, truth[None]))[0] for truth in truths]
+        # One clip without error is infinitely good; pictures are bytes, so the mean is over errors of all clips.
+        error = np.mean([(a.double() - b.double()).square().mean() for a, b in zip(decoded, truths, strict=True)])
+        similarity = float(np.mean([ssim(a, b) for a, b in zip(decoded, truths, strict=True)]))
+        psnr = None if error == 0 else float(10 * np.log10(255.0**2 / error))
+        table[name] = {"fit_cpu_s": seconds, "psnr_db": psnr, "ssim": similarity}  # type: ignore[dict-item]
+        print(name, table[name], flush=True)
+    return {"num_train_clips": len(train), "num_test_clips": len(truths), "table": table}
 
 
 def measure_ablation(store: ClipStore, options: argparse.Namespace) -> dict[str, Any]:
@@ -164,7 +194,7 @@ def measure_ablation(store: ClipStore, options: argparse.Namespace) -> dict[str,
     recipe = generator_recipe("kitchen-tiny")
     assert recipe.tiny is not None
     training = recipe.training.model_copy(update={"num_steps": options.steps, "warmup_steps": 20, "ema_decay": 0.95})
-    train = load_samples(store, ("train", "unlabelled"), options.train_limit)
+    train = load_samples(store, TRAINING_SPLITS, options.train_limit)
     test = load_samples(store, ("unseen_kitchen",), options.limit)
     rows: list[dict[str, object]] = []
 
@@ -185,7 +215,7 @@ def measure_ablation(store: ClipStore, options: argparse.Namespace) -> dict[str,
 
 def write(path: Path, figures: dict[str, Any], options: argparse.Namespace) -> None:
     """Writes the record with the command that made it."""
-    settings = {key: str(value) for key, value in vars(options).items() if key not in {"store", "out"}}
+    settings = {key: str(value) for key, value in vars(options).items() if key not in {"store", "out", "strips"}}
     record = {"data": "kitchen (simulated), kitchens that training never saw", "settings": settings, **figures}
     write_text(path, json.dumps(record, indent=1) + "\n")
 
@@ -193,18 +223,20 @@ def write(path: Path, figures: dict[str, Any], options: argparse.Namespace) -> N
 def main() -> None:
     """Parses, measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("quality", "ablation"))
+    parser.add_argument("what", choices=("quality", "latents", "ablation"))
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny_egox.json"))
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--limit", type=int, default=40, help="test clips")
     parser.add_argument("--unet-seconds", type=float, default=0.0, help="CPU seconds for the baseline; 0 leaves it out")
+    parser.add_argument("--strips", type=Path, help="folder for pictures of a few clips")
     parser.add_argument("--steps", type=int, default=250, help="training steps of each variant of the ablation")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train-limit", type=int, default=160, help="training clips of the ablation")
     options = parser.parse_args()
     measures: dict[str, Callable[[ClipStore, argparse.Namespace], dict[str, Any]]] = {
         "quality": measure_quality,
+        "latents": measure_latents,
         "ablation": measure_ablation,
     }
     figures = measures[options.what](ClipStore.open(options.store), options)

@@ -55,6 +55,19 @@ def test_the_generator_that_ships_works_in_a_process_of_its_own(wall_store: Path
     assert json.loads(result.stdout)["clips"][0]["psnr_db"] > 5
 
 
+def test_every_command_generates_with_the_same_number_of_steps() -> None:
+    from egoloom.cli.augment import Arguments
+    from egoloom.cli.exo2ego import Generate
+    from egoloom.exo2ego.generation import GenerationConfig
+
+    assert Generate().steps == Arguments((), Path("out")).num_steps == GenerationConfig().num_steps
+
+
+def test_training_takes_the_splits_it_is_told(wall_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="in the splits test"):
+        main(["train", "kitchen-tiny", "--store", str(wall_store), "--splits", "test", "--out", str(tmp_path)])
+
+
 def test_memory_plan_is_printed(capsys) -> None:
     main(["generate", "--plan", "--json"])
     plans = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ from egoloom.exo2ego.conditioning import ego_flow_loss
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.lora import save_lora
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
-from egoloom.exo2ego.training import generator_loss, train_generator, train_tiny_vae
+from egoloom.exo2ego.training import _rate, generator_loss, train_generator, train_tiny_vae
 from egoloom.exo2ego.training_cache import cache_clips, stack_clips
 from egoloom.exo2ego.training_config import AutoencoderTraining, GeneratorTraining
 
@@ -72,6 +72,28 @@ def test_a_continued_run_equals_an_uninterrupted_one(
     assert result.losses == expected.losses
     ours, theirs = rest.transformer.state_dict(), whole.transformer.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_a_stable_run_can_be_made_longer_until_its_decay_begins(sample, tmp_path: Path, tiny_config) -> None:
+    vae = train_tiny_vae([sample.truth_TCHW], tiny_config, show_progress=False)
+    recipe = QUICK.model_copy(update={"schedule": "wsd", "num_steps": 12})
+    whole = build_tiny_pipeline(tiny_config, vae=vae)
+    expected = train_generator([sample], recipe, whole, show_progress=False).losses
+    long = recipe.model_copy(update={"num_steps": 40, "checkpoint_every": 9})
+    stopped = build_tiny_pipeline(tiny_config, vae=vae)
+
+    def stop(step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_generator([sample], long, stopped, run_dir=tmp_path, show_progress=False, on_checkpoint=stop)
+    rest = build_tiny_pipeline(tiny_config, vae=vae)
+    assert train_generator([sample], recipe, rest, run_dir=tmp_path, show_progress=False).losses == expected
+    ours, theirs = rest.transformer.state_dict(), whole.transformer.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    # Three steps up, nine in all at the top, a quarter of twelve down.
+    rates = [_rate(recipe, step, 0.0) for step in range(12)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, *[1] * 8, 2 / 3, 1 / 3])
 
 
 def test_other_settings_or_another_model_do_not_continue_a_run(tmp_path: Path, pipeline, sample, tiny_config) -> None:

@@ -59,7 +59,9 @@ def run_train(options: Train) -> None:
     samples = [
         sample
         for store in options.store
-        for sample, _ in read_samples(store, recipe.size_px, recipe.num_frames, None, options.limit, splits=options.splits)
+        for sample, _ in read_samples(
+            store, recipe.size_px, recipe.num_frames, None, options.limit, splits=options.splits
+        )
         if sample.truth_TCHW is not None
     ]
     if recipe.tiny is None:
@@ -73,7 +75,7 @@ def run_train(options: Train) -> None:
         from egoloom.exo2ego.generation import GenerationConfig, generate
 
         if options.sample_every:
-            frames = generate(pipeline, samples[:1], GenerationConfig(num_steps=2))[0]
+            frames = generate(pipeline, samples[:1], GenerationConfig())[0]
             write_video(options.out / "samples" / f"step_{step:06d}.mp4", frames.numpy(), Fraction(8))
             pipeline.transformer.train()
 

@@ -18,7 +18,6 @@ from torch import nn
 
 from egoloom.errors import UserError
 
-
 # Share of the step between the two pixels at a lapped border that decoding keeps.
 KEPT_STEP = 0.3
 

@@ -27,7 +27,7 @@ from egoloom.recipes.demo.config import DemoConfig
 from egoloom.recipes.demo.data import DemoData
 from egoloom.recipes.demo.strips import write_strip
 
-GENERATION = GenerationConfig(num_steps=2)
+GENERATION = GenerationConfig()
 MAX_TRAINING_TAKES = 32
 NUM_MEASURED_TAKES = 12
 NUM_STRIPS = 4

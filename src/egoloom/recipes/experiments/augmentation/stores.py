@@ -48,7 +48,7 @@ def _generate(stores: Mapping[str, ClipStore], path: Path, generator: str) -> Cl
         augmentation = AugmentationConfig(
             size_px=SIDE_PX,
             num_frames=17,
-            generation=GenerationConfig(num_steps=2),
+            generation=GenerationConfig(),
             prior=generator_prior_config(is_metric=True),
             split=split,
         )
