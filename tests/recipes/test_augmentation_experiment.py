@@ -11,8 +11,9 @@ from egoloom.errors import UserError
 from egoloom.kitchen import KitchenSettings, make_store
 from egoloom.recipes.experiments.augmentation import AugmentationExperiment
 from egoloom.recipes.experiments.augmentation.cells import Group, draw_labelled
-from egoloom.recipes.experiments.augmentation.run import plan
-from egoloom.recipes.experiments.augmentation.stores import crop_exo
+from egoloom.recipes.experiments.augmentation.config import CELLS
+from egoloom.recipes.experiments.augmentation.run import GroupTask, plan, run_group
+from egoloom.recipes.experiments.augmentation.stores import STORES, crop_exo
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,20 @@ def test_an_early_end_leaves_whole_comparisons(kitchen):
     ]  # fmt: skip
     with pytest.raises(UserError, match="numbers of seeds"):
         plan(AugmentationExperiment(num_seeds=(3,)))
+
+
+def test_finished_cells_are_read_and_those_of_another_size_trained_again(kitchen, tmp_path, monkeypatch):
+    for name in STORES:
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        (tmp_path / "clips" / name).symlink_to(kitchen.path)
+    trained = []
+    monkeypatch.setattr(Group, "figures", lambda self, cell, *, is_distilled: trained.append(cell) or {"top1": 0.5})
+    config = AugmentationExperiment(labels_per_action=(1,), num_seeds=(1,), distilled=())
+    assert run_group(GroupTask(config, tmp_path, 1, 0, False)) == {cell: {"top1": 0.5} for cell in CELLS}
+    assert trained == list(CELLS)
+    more_seeds = config.model_copy(update={"num_seeds": (4,), "num_workers": 1})
+    run_group(GroupTask(more_seeds, tmp_path, 1, 0, False))
+    assert trained == list(CELLS)
+    longer = config.model_copy(update={"steps": config.steps + 1})
+    run_group(GroupTask(longer, tmp_path, 1, 0, False))
+    assert trained == [*CELLS, *CELLS]

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from egoloom.augmentation.filtering import LABEL, fit_thresholds, judge, label_log_probs
-from egoloom.augmentation.other_modalities import add_modalities
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ClipEntry, Sample, ViewKey, batches, entries_of
 from egoloom.distillation.losses import DistillationLossConfig
@@ -155,8 +154,6 @@ class Group:
     def distillation(self, added: list[ClipEntry]) -> Task:
         """Returns the task whose targets come from teachers that saw the labelled ego clips alone."""
         if self._taught is None:
-            if any(Modality.FLOW not in clip.present for clip in self.stores["generated"].clips):
-                add_modalities(self.stores["generated"])
             modules = {name: self.train("teacher", name, [], None) for name in TEACHERS}
             teachers = {name: ModuleTeacher(module) for name, module in modules.items()}
             ensemble = TeacherEnsemble(teachers, TeacherEnsembleConfig(weights="full_dataset", gamma=0.5))

@@ -26,6 +26,7 @@ class AugmentationExperiment(BaseModel):
         num_distilled_seeds: Seeds of those.
         report_splits: Splits whose figures are reported.
         worst_share: Share of validation clips that each threshold of the filter would reject.
+        num_workers: Processes; each trains the cells of one number of labels and one seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,9 +36,10 @@ class AugmentationExperiment(BaseModel):
     first_seed: int = 0
     num_ego_takes: int = Field(default=666, ge=36)
     num_exo_takes: int = Field(default=360, ge=18)
-    steps: int = Field(default=420, ge=1)
+    steps: int = Field(default=800, ge=1)
     recorded_steps: int = Field(default=0, ge=0)
     distilled: tuple[int, ...] = (10,)
     num_distilled_seeds: int = Field(default=3, ge=1)
     report_splits: tuple[str, ...] = TEST_SPLITS
     worst_share: float = Field(default=0.05, ge=0, lt=1)
+    num_workers: int = Field(default=2, ge=1)

@@ -1,49 +1,89 @@
 """The experiment from stores to record: what is missing is trained, cell by cell."""
 
+import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from egoloom._parallel import map_unordered
 from egoloom.clips import ClipStore
+from egoloom.clips.files import write_text
 from egoloom.errors import UserError
 from egoloom.recipes.experiments.augmentation.cells import Group, Memory
 from egoloom.recipes.experiments.augmentation.config import CELLS, DISTILLED_CELLS, AugmentationExperiment
-from egoloom.recipes.experiments.augmentation.stores import make_stores
+from egoloom.recipes.experiments.augmentation.stores import make_stores, open_stores
 from egoloom.recipes.experiments.records import ExperimentRecord
+
+FIGURES_DEPEND_ON = ("num_ego_takes", "num_exo_takes", "steps", "recorded_steps", "report_splits", "worst_share")
+
+
+@dataclass(frozen=True)
+class GroupTask:
+    """All cells of one number of labels and one seed: what one process trains."""
+
+    config: AugmentationExperiment
+    out: Path
+    number: int
+    seed: int
+    is_distilled: bool
+
+    def __str__(self) -> str:
+        return f"{setting_name(self.number, is_distilled=self.is_distilled)}, seed {self.seed}"
 
 
 def run(config: AugmentationExperiment, out: Path, record_path: Path) -> dict[str, Any]:
-    """Runs what is missing and writes the record after every finished training.
+    """Runs what is missing and writes the record after every finished group.
 
     Args:
         config: The size.
-        out: Folder of the stores and of the networks' checkpoints; the same command continues there.
+        out: Folder of the stores, of the networks' checkpoints and of every cell's figures; the same command continues
+            there.
         record_path: The record.
 
     Returns:
         The record as plain values.
     """
-    torch.set_num_threads(1)  # networks this small lose by more
+    tasks = [GroupTask(config, out, *group) for group in plan(config)]
     stores = make_stores(config, out / "clips")
     record = ExperimentRecord("augmentation", about(config, stores))
-    if record_path.is_file():
-        found = ExperimentRecord.load(record_path)
-        if found.about.get("config") == record.about["config"]:
-            record = found
-    memory: Memory = {}
-    for number, seed, is_distilled in plan(config):
-        group = Group(config, stores, memory, out, number, seed)
-        setting = setting_name(number, is_distilled=is_distilled)
-        for cell in DISTILLED_CELLS if is_distilled else CELLS:
-            if seed in record.values.get((setting, cell), {}):
-                continue
-            record.add(setting, cell, seed, group.figures(cell, is_distilled=is_distilled))
-            record.save(record_path, gains(record))
-    record.save(record_path, gains(record))
+    for outcome in map_unordered(run_group, tasks, num_workers=config.num_workers, description="groups of cells"):
+        if outcome.result is None:
+            raise UserError(f"{outcome.item}: {outcome.failure.reason if outcome.failure else 'failed'}")
+        setting = setting_name(outcome.item.number, is_distilled=outcome.item.is_distilled)
+        for cell, figures in outcome.result.items():
+            record.add(setting, cell, outcome.item.seed, figures)
+        record.values = {key: record.values[key] for key in sorted(record.values, key=_order)}
+        record.save(record_path, gains(record))
     return record.to_dict(gains(record))
+
+
+_MEMORY: Memory = {}  # of this process: groups that follow one another share their views
+
+
+def run_group(task: GroupTask) -> dict[str, dict[str, float]]:
+    """Returns cell to figures; finished cells are read from their files."""
+    torch.set_num_threads(1)  # networks this small lose by more
+    folder = task.out / ("distilled" if task.is_distilled else "labels")
+    group = Group(task.config, open_stores(task.out / "clips"), _MEMORY, folder, task.number, task.seed)
+    config = task.config.model_dump(mode="json", include=set(FIGURES_DEPEND_ON))
+    found = {}
+    for cell in DISTILLED_CELLS if task.is_distilled else CELLS:
+        path = group.out / f"{cell}.json"
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if content.get("config") != config:
+            content = {"config": config, "figures": group.figures(cell, is_distilled=task.is_distilled)}
+            write_text(path, json.dumps(content, indent=1) + "\n")
+        found[cell] = content["figures"]
+    return found
+
+
+def _order(key: tuple[str, str]) -> tuple[bool, int, int]:
+    setting, cell = key
+    return setting.endswith("distilled"), int(setting.split()[0]), CELLS.index(cell)
 
 
 def plan(config: AugmentationExperiment) -> list[tuple[int, int, bool]]:

@@ -10,6 +10,7 @@ import torch
 
 from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
 from egoloom.augmentation.generators import open_generator
+from egoloom.augmentation.other_modalities import add_modalities
 from egoloom.augmentation.samples import generator_prior_config
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.media import VideoReader, read_table, write_video
@@ -18,6 +19,7 @@ from egoloom.kitchen.settings import KitchenSettings, SplitShares
 from egoloom.kitchen.store import make_store
 from egoloom.recipes.experiments.augmentation.config import AugmentationExperiment
 
+STORES = ("ego", "third_person", "raw_exo", "prior_inpainted", "generated")
 SIDE_PX = 64  # of all stored clips that are trained on
 EXO_CROP_SHARE = 0.75  # of the exo frame's height: about what a person at work fills
 
@@ -31,14 +33,23 @@ def make_stores(config: AugmentationExperiment, folder: Path) -> dict[str, ClipS
     all_train = SplitShares(train=1, validation=0, test=0, unseen_participant=0, unseen_kitchen=0, unlabelled=0)
     ego = KitchenSettings(seed=1009, num_kitchens=8, num_participants=8, splits=few, **sizes)
     exo = KitchenSettings(seed=2003, num_kitchens=16, num_participants=16, splits=all_train, **sizes)
+    plan = (("ego", config.num_ego_takes, ego), ("third_person", config.num_exo_takes, exo))
     stores = {
-        "ego": make_store(folder / "ego", num_clips=config.num_ego_takes, settings=ego),
-        "third_person": make_store(folder / "third_person", num_clips=config.num_exo_takes, settings=exo),
+        name: make_store(folder / name, num_clips=count, settings=settings, num_workers=config.num_workers)
+        for name, count, settings in plan
     }
-    stores["raw_exo"] = crop_exo(stores["third_person"], folder / "raw_exo")
+    # Teachers judge flow, boxes, sound and IMU too, where there are teachers.
+    stores["raw_exo"] = crop_exo(stores["third_person"], folder / "raw_exo", with_flow=bool(config.distilled))
     for name, generator in (("prior_inpainted", "inpainting"), ("generated", "builtin")):
         stores[name] = _generate(stores, folder / name, generator)
-    return stores
+    if config.distilled:
+        add_modalities(stores["generated"])
+    return open_stores(folder)
+
+
+def open_stores(folder: Path) -> dict[str, ClipStore]:
+    """Returns the stores that `make_stores` made."""
+    return {name: ClipStore.open(folder / name) for name in STORES}
 
 
 def _generate(stores: Mapping[str, ClipStore], path: Path, generator: str) -> ClipStore:
