@@ -152,8 +152,8 @@ def whole_clip(inputs: dict, folder: Path) -> dict[str, float]:
     )  # fmt: skip
     rendered = time.process_time()
     source = PriorSource(
-        "clip", inputs["video"], None, frames[:49], inputs["exo_camera"], inputs["T_world_exo"], inputs["ego_camera"],
-        inputs["poses"], Fraction(20),
+        "clip", inputs["video"], inputs["depth"], frames[:49], inputs["exo_camera"], inputs["T_world_exo"],
+        inputs["ego_camera"], inputs["poses"], Fraction(20),
     )  # fmt: skip
     write_prior(folder, prior, source, mode="correct", notes=[])
     end = time.process_time()

@@ -61,9 +61,6 @@ def read_samples(
             fix="egoloom ingest egox, or egoloom kitchen, make such stores",
         )
     config = generator_prior_config(is_metric=is_metric)
-    if source.is_file():
-        # The head was found in this very depth, so the picture does not depend on its scale.
-        config = config.model_copy(update={"depth_scale": 1.0})
     return [(generator_sample(one, size_px=size_px, prior_config=config)[0], _fps(one)) for one in takes[:limit]]
 
 
@@ -99,6 +96,7 @@ def _egox_takes(source: Path, num_frames: int, name: str | None) -> list[ExoTake
         truth = take.ego_gt_frames()[index] if has_truth else None
         size = (448, 448) if truth is None else (truth.shape[3], truth.shape[2])
         length_s = take.num_frames / float(take.fps)
+        exo_poses = take.T_world_exo
         result.append(
             ExoTake(
                 clip=Clip(take.name, take.name, "", "exo", take.name, 0.0, length_s, "test"),
@@ -106,10 +104,12 @@ def _egox_takes(source: Path, num_frames: int, name: str | None) -> list[ExoTake
                 exo_TCHW=take.exo_frames()[index],
                 depth_THW=take.depth()[index],
                 exo_camera=take.exo_camera,
-                T_world_exo=take.T_world_exo.expand(len(index), 4, 4),
+                T_world_exo=exo_poses if exo_poses.ndim == 2 else exo_poses[torch.from_numpy(index)],
                 ego_camera=take.ego_camera(size),
                 T_world_ego=take.T_world_ego()[torch.from_numpy(index)],
                 truth_TCHW=truth,
+                depth_scale=take.known_depth_scale,
+                up_world=take.up_world,
             )
         )
     return result

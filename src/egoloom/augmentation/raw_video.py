@@ -22,7 +22,8 @@ from egoloom.clips import Clip
 from egoloom.clips.media import VideoReader, read_arrays
 from egoloom.errors import UserError
 from egoloom.exo2ego.prior import fuse_background
-from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses, read_keypoints
+from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses
+from egoloom.exo2ego.prior.user_files import read_keypoints, read_person_mask
 from egoloom.modalities.depth_networks import network_depth_m
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
@@ -98,7 +99,10 @@ def take_from_video(path: Path, config: RawVideoConfig, *, num_frames: int, size
     ego = Pinhole(torch.tensor([focal_px, focal_px, centre_px, centre_px], dtype=torch.float64), (size_px, size_px))
     name = path.stem
     clip = Clip(name, name, "", "exo", name, 0.0, duration_s, "test")
-    return ExoTake(clip, times_s, frames, depth, camera, T_world_exo, ego, estimate.T_world_ego_T, None)
+    # The head was found in this very depth, so the picture does not depend on its scale.
+    return ExoTake(
+        clip, times_s, frames, depth, camera, T_world_exo, ego, estimate.T_world_ego_T, None, depth_scale=1.0
+    )
 
 
 def _check_known(path: Path, config: RawVideoConfig) -> None:
@@ -167,11 +171,8 @@ def _keypoints(config: RawVideoConfig, num_frames: int) -> dict[str, np.ndarray]
 
 def _person(frames_TCHW: np.ndarray, depth_THW: np.ndarray, config: RawVideoConfig, *, is_moving: bool) -> np.ndarray:
     if config.person_mask is not None:
-        mask = read_arrays(config.person_mask).get("mask")
-        if mask is None or len(mask) != len(frames_TCHW):
-            raise UserError(f"{config.person_mask} holds no fitting mask", allowed=f"mask [{len(frames_TCHW)}, H, W]")
-        grid = torch.from_numpy(np.ascontiguousarray(mask)).float()[:, None]
-        return (torch.nn.functional.interpolate(grid, size=frames_TCHW.shape[2:])[:, 0] > 0.5).numpy()
+        height, width = frames_TCHW.shape[2:]
+        return read_person_mask(config.person_mask, len(frames_TCHW), (width, height))
     if is_moving:
         raise UserError(
             "A moving camera sees everything move, so the person cannot be told from the room",

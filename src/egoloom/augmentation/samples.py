@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from egoloom.augmentation.takes import ExoTake
 from egoloom.exo2ego.clip_geometry import geometry_from_cameras
-from egoloom.exo2ego.prior import EgoPrior, PriorConfig, render_ego_prior
+from egoloom.exo2ego.prior import EgoPrior, PriorConfig, ScaleEvidence, render_ego_prior
 from egoloom.exo2ego.prior.background import BackgroundConfig
 from egoloom.exo2ego.samples import GeneratorSample
 
@@ -27,6 +27,8 @@ def generator_prior_config(*, is_metric: bool) -> PriorConfig:
 
 def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrior:
     """Renders the ego prior of a take as a square of ``size_px``."""
+    if take.depth_scale is not None:
+        config = config.model_copy(update={"depth_scale": take.depth_scale})
     return render_ego_prior(
         take.exo_TCHW,
         take.depth_THW,
@@ -35,6 +37,7 @@ def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrio
         take.ego_camera.resize(size_px, size_px),
         take.T_world_ego,
         config=config,
+        evidence=ScaleEvidence(up_world=take.up_world),
     )
 
 

@@ -28,6 +28,8 @@ class ExoTake:
         ego_camera: The wearer's camera, upright, at the size of the recording.
         T_world_ego: ``[T, 4, 4]``.
         truth_TCHW: The recorded ego frames, if there are any.
+        depth_scale: Factor that makes the depth fit the poses, where it is known.
+        up_world: Direction against gravity, where it is known; helps to find an unknown depth scale.
     """
 
     clip: Clip
@@ -39,6 +41,8 @@ class ExoTake:
     ego_camera: Camera
     T_world_ego: torch.Tensor
     truth_TCHW: np.ndarray | None
+    depth_scale: float | None = None
+    up_world: tuple[float, float, float] | None = None
 
 
 def frame_times(clip: Clip, video: Video, *, num_frames: int) -> np.ndarray:

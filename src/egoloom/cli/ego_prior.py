@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from egoloom.cameras import Camera
     from egoloom.exo2ego.prior import EgoPrior
+    from egoloom.exo2ego.prior.user_files import PlacedPoses
     from egoloom.ingest.egox import EgoXTake
-
-UP_WORLD = (0.0, 0.0, 1.0)  # Ego-Exo4D worlds are aligned with gravity, z up
 
 
 @dataclass
@@ -46,11 +46,13 @@ class EgoPriorArguments:
     pose_fps: float | None = None
     """Rate of the ego poses where it is not the video's."""
     ego_poses: Path | None = None
-    """JSON file with poses of the upright ego camera that replace those of meta.json."""
+    """JSON file with poses of the upright ego camera that replace those of meta.json (the pose editor writes one)."""
     estimate_pose: bool = False
     """Estimate the ego poses from the exo video instead of reading them."""
     keypoints: Path | None = None
     """JSON file with head and hand keypoints in exo pixels, for --estimate-pose."""
+    person_mask: Path | None = None
+    """.npz with mask [T, H, W] of the wearer in exo pixels; what moves is taken if not given."""
     first_ego_frame: bool = False
     """Use the first frame of ego_GT to find the depth scale."""
     pose_editor: Path | None = None
@@ -84,36 +86,33 @@ def main(arguments: list[str]) -> None:
         print(f"  {note}")
     print(f"{report['prior']}: coverage {report['coverage']:.2f}, depth scale {report['depth_scale']:.3f} "
           f"(confidence {report['scale_confidence']:.2f})")  # fmt: skip
-    print(f"next: egoloom exo2ego generate {report['folder']} --take {take.name}")
+    if options.mode == "correct":
+        print(f"next: egoloom exo2ego generate {report['folder']} --take {take.name}")
+    else:
+        print(f"next: put {report['folder']} below example/ of the public EgoX, whose weights know this geometry")
 
 
 def _render_correct(take: "EgoXTake", options: EgoPriorArguments) -> dict:
     from egoloom.exo2ego.prior import PriorConfig, ScaleEvidence, render_ego_prior
 
-    depth_scale, up_world = options.depth_scale, UP_WORLD
-    if depth_scale is None and _is_exo_world(take) and options.ego_poses is None:
-        # Poses placed by hand in the exo camera's own frame were placed in this very depth.
-        depth_scale = 1.0
-        options.notes.append("the world is the exo camera and its poses were placed in this depth: scale 1")
-    if depth_scale is None and options.estimate_pose:
-        # Estimated heads scale with the depth, so the picture does not depend on the scale at all.
-        depth_scale = 1.0
-        options.notes.append("poses are estimated from this very depth: the prior does not depend on its scale")
     frames, depth = take.exo_frames(), take.depth()
-    ego_camera = take.ego_camera((options.size, options.size))
+    wearer, placed = _wearer(take, options), _placed_poses(take, options)
+    depth_scale = _known_scale(take, options, placed)
     if options.pose_editor:
         from egoloom.exo2ego.prior.pose_editor import write_pose_editor
 
         write_pose_editor(
-            options.pose_editor, frames, depth, take.exo_camera, take.T_world_exo, float(take.fps), up_world
-        )
+            options.pose_editor, frames, depth, take.exo_camera, take.T_world_exo, float(take.fps), take.up_world,
+            depth_scale=depth_scale or 1.0,
+        )  # fmt: skip
         options.notes.append(f"pose editor: {options.pose_editor}")
-    poses = _ego_poses(take, options, depth, depth_scale)
+    poses = _ego_poses(take, options, depth, wearer, placed, depth_scale or 1.0)
     first = take.ego_gt_frames()[0] if options.first_ego_frame else None
+    ego_camera = take.ego_camera((options.size, options.size))
     prior = render_ego_prior(
         frames, depth, take.exo_camera, take.T_world_exo, ego_camera, poses,
-        config=PriorConfig(depth_scale=depth_scale, include_dynamic=bool(options.dynamic)),
-        evidence=ScaleEvidence(up_world=up_world, first_ego_frame_CHW=first),
+        config=PriorConfig(depth_scale=depth_scale, include_dynamic=bool(options.dynamic)), dynamic_THW=wearer,
+        evidence=ScaleEvidence(up_world=take.up_world, first_ego_frame_CHW=first, wearer_THW=wearer),
     )  # fmt: skip
     if prior.scale is not None:
         for cue in prior.scale.cues:
@@ -123,12 +122,29 @@ def _render_correct(take: "EgoXTake", options: EgoPriorArguments) -> dict:
     return _write(take, options, prior, ego_camera, poses, depth)
 
 
+def _known_scale(take: "EgoXTake", options: EgoPriorArguments, placed: "PlacedPoses | None") -> float | None:
+    """The depth scale where it is given or does not matter, with a note why; None where it must be solved."""
+    if options.depth_scale is not None:
+        return options.depth_scale
+    if placed is not None and placed.depth_scale is not None:
+        options.notes.append(f"the poses were placed in depth times {placed.depth_scale:.3f}: that is the scale")
+        return placed.depth_scale
+    if options.estimate_pose:
+        options.notes.append("poses are estimated from this very depth: the prior does not depend on its scale")
+        return 1.0
+    if take.known_depth_scale is not None:
+        options.notes.append("depth and poses of this take fit each other already: scale 1")
+    return take.known_depth_scale
+
+
 def _render_compat(take: "EgoXTake", options: EgoPriorArguments) -> dict:
     import numpy as np
 
     from egoloom.exo2ego.prior import EgoPrior
     from egoloom.exo2ego.prior.compat import CompatConfig, compat_ego_camera, render_compat_prior
 
+    if take.T_world_exo.ndim == 3:
+        raise UserError("The published geometry knows no moving exo camera.", fix="--mode correct")
     if take.calibration is None or take.calibration.ego_sensor is None:
         raise UserError(
             "Compat mode needs the ego lens at sensor size.", fix="--calibration FILE with aria_rgb_fisheye624"
@@ -142,8 +158,9 @@ def _render_compat(take: "EgoXTake", options: EgoPriorArguments) -> dict:
     if frames.shape[2:] != (window.height, window.width):
         raise UserError("Compat mode needs an exo video of the depth grid's scale.", fix="--mode correct")
     grid[(slice(None), slice(None), *inside)], seen[inside] = frames, True
-    dynamic = _is_exo_world(take) if options.dynamic is None else options.dynamic
-    depth, poses = take.depth(full_grid=True), _ego_poses(take, options, take.depth(), 1.0)
+    dynamic = take.is_exo_world if options.dynamic is None else options.dynamic
+    placed = _placed_poses(take, options)
+    depth, poses = take.depth(full_grid=True), _ego_poses(take, options, take.depth(), None, placed, 1.0)
     scale = options.depth_scale or 1.0
     made = render_compat_prior(
         grid, depth * np.float32(scale), take.pinhole_on_grid(), take.T_world_exo, camera, poses,
@@ -155,27 +172,47 @@ def _render_compat(take: "EgoXTake", options: EgoPriorArguments) -> dict:
     return _write(take, options, prior, camera, poses, take.depth())
 
 
-def _is_exo_world(take: "EgoXTake") -> bool:
-    import torch
+def _wearer(take: "EgoXTake", options: EgoPriorArguments) -> "np.ndarray | None":
+    if options.person_mask is None:
+        return None
+    from egoloom.exo2ego.prior.user_files import read_person_mask
 
-    return bool(torch.allclose(take.T_world_exo, torch.eye(4, dtype=torch.float64), atol=1e-6))
+    return read_person_mask(options.person_mask, take.num_frames, take.exo_size)
+
+
+def _placed_poses(take: "EgoXTake", options: EgoPriorArguments) -> "PlacedPoses | None":
+    if options.ego_poses is None:
+        return None
+    from egoloom.exo2ego.prior.user_files import read_ego_poses
+
+    return read_ego_poses(options.ego_poses, take.times_s)
 
 
 def _ego_poses(
-    take: "EgoXTake", options: EgoPriorArguments, depth: "np.ndarray", depth_scale: float | None
+    take: "EgoXTake",
+    options: EgoPriorArguments,
+    depth: "np.ndarray",
+    wearer: "np.ndarray | None",
+    placed: "PlacedPoses | None",
+    depth_scale: float,
 ) -> "torch.Tensor":
-    from egoloom.exo2ego.prior import fuse_background
-    from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses, read_ego_poses, read_keypoints
-
-    if options.ego_poses is not None:
-        return read_ego_poses(options.ego_poses, take.times_s)
+    if placed is not None:
+        return placed.T_world_ego_T
     if not options.estimate_pose:
         return take.T_world_ego()
-    moving = fuse_background(take.exo_frames(), depth).is_dynamic_THW
-    up = (0.0, -1.0, 0.0) if _is_exo_world(take) else UP_WORLD
+    from egoloom.exo2ego.prior import fuse_background
+    from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses
+    from egoloom.exo2ego.prior.user_files import read_keypoints
+
+    if wearer is None and take.T_world_exo.ndim == 3:
+        raise UserError(
+            "A moving camera sees everything move, so the wearer cannot be told from the room.",
+            fix="--person-mask FILE.npz with mask [T, H, W]",
+        )
     estimate = estimate_ego_poses(
-        depth, moving, take.exo_camera, take.T_world_exo, up_world=up, fps=float(take.fps),
-        depth_scale=depth_scale or 1.0, keypoints=read_keypoints(options.keypoints) if options.keypoints else None,
+        depth, fuse_background(take.exo_frames(), depth).is_dynamic_THW if wearer is None else wearer,
+        take.exo_camera, take.T_world_exo, up_world=take.up_world, fps=float(take.fps), depth_scale=depth_scale,
+        keypoints=read_keypoints(options.keypoints) if options.keypoints else None,
     )  # fmt: skip
     options.notes.append(
         f"ego poses estimated from the exo video: head in {int(estimate.head_found_T.sum())}, hands in "
@@ -184,15 +221,23 @@ def _ego_poses(
     return estimate.T_world_ego_T
 
 
-def _write(take: "EgoXTake", options: EgoPriorArguments, prior: "EgoPrior", ego_camera, poses, depth) -> dict:
+def _write(
+    take: "EgoXTake",
+    options: EgoPriorArguments,
+    prior: "EgoPrior",
+    ego_camera: "Camera",
+    poses: "torch.Tensor",
+    depth: "np.ndarray",
+) -> dict:
     import shutil
 
     from egoloom.clips.files import atomic_path
     from egoloom.exo2ego.prior.artefacts import PriorSource, write_prior
 
+    window = take.exo_window
     source = PriorSource(
-        take.name, take.exo_path, take.depth_paths[0].parent, take.exo_frames(), take.exo_camera, take.T_world_exo,
-        ego_camera, poses, take.fps, take.entry,
+        take.name, take.exo_path, take.depth_paths[: take.num_frames], take.exo_frames(), take.exo_camera,
+        take.T_world_exo, ego_camera, poses, take.fps, take.entry, (window.x0, window.y0, window.width, window.height),
     )  # fmt: skip
     is_file = options.out.suffix.lower() == ".mp4"
     folder = options.out.with_suffix("") if is_file else options.out

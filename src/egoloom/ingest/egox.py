@@ -70,6 +70,8 @@ class EgoXTake:
             return path
         # The published files say "./example/<set>/..." relative to the repository, two levels above meta.json.
         candidates = [self.folder / path, *(parent / path for parent in self.folder.resolve().parents[:2])]
+        if path.parts[0] == "example":  # a set that lies elsewhere
+            candidates.append(self.folder.joinpath(*path.parts[2:]))
         return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
     @property
@@ -124,11 +126,15 @@ class EgoXTake:
         """Frames for which video, depth and poses all exist."""
         num_video, num_depth = len(self._exo_video[1]), len(self.depth_paths)
         counts = {"video frames": num_video, "depth maps": num_depth}
-        if self.pose_fps is None:
-            counts["ego poses"] = len(self.entry.get("ego_extrinsics") or ()) or num_video
-        else:
-            covered_s = (len(self.entry["ego_extrinsics"]) - 1) / self.pose_fps
-            counts["video frames covered by poses"] = int(covered_s * float(self.fps) + 1e-6) + 1
+        for owner, key in (("ego", "ego_extrinsics"), ("exo", "camera_extrinsics")):
+            raw = self.entry.get(key) or ()
+            if not raw or (owner == "exo" and not _is_trajectory(raw)):
+                continue
+            if self.pose_fps is None:
+                counts[f"{owner} poses"] = len(raw)
+            else:
+                covered_s = (len(raw) - 1) / self.pose_fps
+                counts[f"video frames covered by {owner} poses"] = int(covered_s * float(self.fps) + 1e-6) + 1
         num_frames = min(counts.values())
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count} {what}" for what, count in counts.items())
@@ -261,8 +267,37 @@ class EgoXTake:
 
     @property
     def T_world_exo(self) -> torch.Tensor:
-        """Exo pose ``[4, 4]``."""
-        return as_pose(world_to_camera(torch.tensor(self.entry["camera_extrinsics"], dtype=torch.float64)))
+        """Exo pose ``[4, 4]``, or ``[T, 4, 4]`` at the used frames where ``camera_extrinsics`` lists many poses."""
+        raw = self.entry["camera_extrinsics"]
+        if _is_trajectory(raw):
+            return self._trajectory(raw, "exo").at(self.times_s)
+        return as_pose(world_to_camera(torch.tensor(raw, dtype=torch.float64)))
+
+    @property
+    def exo_trajectory(self) -> Trajectory:
+        """The exo camera's pose, or its poses at the used frames."""
+        poses = self.T_world_exo
+        return Trajectory.fixed(poses) if poses.ndim == 2 else Trajectory(torch.as_tensor(self.times_s), poses)
+
+    @property
+    def is_exo_world(self) -> bool:
+        """Whether the world is the exo camera's own frame, as in takes whose ego poses were placed by hand."""
+        return bool(torch.allclose(self.T_world_exo, torch.eye(4, dtype=torch.float64), atol=1e-6))
+
+    @property
+    def up_world(self) -> tuple[float, float, float]:
+        """Direction against gravity: z in the worlds of Ego-Exo4D; the exo camera held level where it is the world."""
+        return (0.0, -1.0, 0.0) if self.is_exo_world else (0.0, 0.0, 1.0)
+
+    @property
+    def known_depth_scale(self) -> float | None:
+        """The factor that makes the depth maps fit the poses, where that is known: 1, or None.
+
+        Poses placed by hand in the exo camera's frame were placed in this very depth, and ``egoloom ego-prior`` writes
+        depth maps that are scaled already.
+        """
+        is_scaled = bool(self.entry.get("egoloom", {}).get("depth_is_scaled"))
+        return 1.0 if is_scaled or self.is_exo_world else None
 
     def ego_camera(self, image_size: tuple[int, int] = (448, 448)) -> Camera:
         """The camera of the upright ego video."""
@@ -279,9 +314,13 @@ class EgoXTake:
         raw = self.entry.get("ego_extrinsics")
         if not raw:
             raise UserError(f"Take {self.name!r} has no ego poses.", fix="egoloom ego-prior --estimate-pose")
+        return self._trajectory(raw, "ego")
+
+    def _trajectory(self, raw: Sequence[Any], owner: str) -> Trajectory:
+        """Poses from a list of world-to-camera matrices in which some may be null."""
         num_null = sum(pose is None for pose in raw)
         if num_null:
-            self.notes.append(f"{num_null} of {len(raw)} ego poses are null: interpolated")
+            self.notes.append(f"{num_null} of {len(raw)} {owner} poses are null: interpolated")
         poses = [_camera_to_world(pose) for pose in raw]
         rate = self.pose_fps or float(self.fps)
         return Trajectory.from_poses(np.arange(len(raw)) / rate, poses, max_gap_s=MAX_POSE_GAP_S)
@@ -347,6 +386,11 @@ def find_take(takes: Sequence[EgoXTake], name: str | None) -> EgoXTake:
         said = "No take was named" if name is None else f"{len(matching)} takes match {name!r}"
         raise UserError(f"{said}.", allowed=names, fix="--take NAME")
     return matching[0]
+
+
+def _is_trajectory(extrinsics: Sequence[Any]) -> bool:
+    """Whether these are many matrices (some may be null) and not the rows of one."""
+    return any(np.ndim(pose) == 2 for pose in extrinsics if pose is not None)
 
 
 def _camera_to_world(extrinsics: Any) -> np.ndarray | None:

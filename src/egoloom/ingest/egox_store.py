@@ -7,7 +7,6 @@ import numpy as np
 
 from egoloom.cameras import Camera
 from egoloom.cameras.rig import PosedCamera
-from egoloom.cameras.trajectory import Trajectory
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.clips.media import write_arrays
 from egoloom.errors import UserError
@@ -123,7 +122,7 @@ def _write_calibration(store: ClipStore, recording: Recording, take: EgoXTake, c
     source_size = (copied.video.source_width, copied.video.source_height)
     try:
         camera: Camera = take.exo_camera if recording.view == "exo" else take.ego_camera(source_size)
-        trajectory = Trajectory.fixed(take.T_world_exo) if recording.view == "exo" else take.ego_trajectory
+        trajectory = take.exo_trajectory if recording.view == "exo" else take.ego_trajectory
     except UserError as error:
         store.save_calibration(recording.calibration_id, {"missing": error.what})
         return False

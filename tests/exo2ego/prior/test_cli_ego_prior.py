@@ -12,7 +12,7 @@ import torch
 from egoloom.cameras import PosedCamera
 from egoloom.cli.ego_prior import main
 from egoloom.clips import ClipStore, Modality
-from egoloom.clips.media import VideoReader, read_arrays
+from egoloom.clips.media import VideoReader, read_arrays, write_video
 from egoloom.errors import UserError
 from egoloom.ingest.egox import read_takes
 
@@ -46,6 +46,78 @@ def test_writes_the_layout_and_it_can_be_read_again(egox_folder, tmp_path, capsy
     assert again.ego_prior_frames().shape == (6, 3, 64, 64)
 
 
+def test_folder_stands_alone_and_keeps_its_takes(egox_folder, tmp_path, capsys):
+    """Moved elsewhere it is read without the sources, by us and by the rules of the public EgoX."""
+    source, out = egox_folder(), tmp_path / "priors"
+    arguments = [str(source), "--size", "64", "--depth-scale", "1.25", "--out", str(out)]
+    main(arguments)
+    meta = source / "meta.json"
+    meta.write_text(meta.read_text().replace('"take_name": "room"', '"take_name": "hall"'))
+    main(arguments)
+    original = read_takes(source)[0]
+    repository = tmp_path / "elsewhere" / "egox"
+    moved = repository / "example" / "priors"
+    moved.parent.mkdir(parents=True)
+    out.rename(moved)
+    hall, room = read_takes(moved)
+    assert (hall.name, room.name) == ("hall", "room")
+    assert room.known_depth_scale == 1.0
+    torch.testing.assert_close(room.exo_camera.params, original.exo_camera.params)
+    torch.testing.assert_close(room.ego_camera((64, 64)).params, original.ego_camera((64, 64)).params)
+    torch.testing.assert_close(room.T_world_ego(), original.T_world_ego())
+    np.testing.assert_allclose(room.depth(), 1.25 * original.depth(), rtol=1e-6)
+    for take in (hall, room):
+        # The public reader: paths from the root of its repository, depth below their first three parts.
+        exo_path = take.entry["exo_path"]
+        assert (repository / exo_path).is_file()
+        assert (repository / take.entry["ego_prior_path"]).is_file()
+        depth_root = "/".join(exo_path.split("/")[:3])
+        assert len(list((repository / depth_root / "depth_maps" / Path(exo_path).parent.name).glob("*.npy"))) == 6
+        assert {"prompt", "camera_intrinsics", "camera_extrinsics", "ego_intrinsics"} <= set(take.entry)
+        assert np.shape(take.entry["ego_extrinsics"]) == (6, 3, 4)
+    again = tmp_path / "again.mp4"
+    main([str(moved), "--take", "room", "--size", "64", "--out", str(again)])
+    assert "fit each other already" in capsys.readouterr().out
+    first = read(moved / "videos/room/ego_Prior.mp4")
+    assert np.abs(read(again).astype(int) - first).mean() < 1.5
+
+
+def test_a_folder_of_recordings_is_never_overwritten(egox_folder):
+    folder = egox_folder()
+    before = (folder / "meta.json").read_bytes()
+    with pytest.raises(UserError, match="did not write"):
+        main([str(folder), "--size", "64", "--depth-scale", "1", "--out", str(folder)])
+    assert (folder / "meta.json").read_bytes() == before
+    assert not (folder / "videos/room/ego_Prior.mp4").exists()
+
+
+def test_moving_exo_camera_follows_its_trajectory(egox_folder, tmp_path, traced, build_room, capsys):
+    room = build_room(6)
+    shift = torch.zeros(6, 4, 4, dtype=torch.float64)
+    shift[:, 0, 3] = torch.linspace(0, 0.5, 6)
+    poses = room.T_world_exo + shift
+    pictures = [traced(room.exo_camera, pose) for pose in poses]
+    w2c = torch.linalg.inv(poses)[:, :3].tolist()
+    w2c[3] = None  # between two poses on a line
+    folder = egox_folder(camera_extrinsics=w2c)
+    write_video(folder / "videos/room/exo.mp4", np.stack([colour for colour, _ in pictures]), 20, crf=4)
+    for index, (_, depth) in enumerate(pictures):
+        grid = np.pad(depth, ((0, 0), (4, 4)), mode="edge").astype(np.float16)
+        np.save(folder / "depth_maps" / "room" / f"{index:05d}.npy", grid)
+    arguments = [str(folder), "--size", "64", "--out", str(tmp_path / "p.mp4")]
+    main([*arguments, "--depth-scale", "1", "--pose-editor", str(tmp_path / "editor.html")])
+    assert "1 of 6 exo poses are null: interpolated" in capsys.readouterr().out
+    prior, holes = read(tmp_path / "p.mp4"), read(tmp_path / "p/videos/room/hole_mask.mp4")[:, 0] > 128
+    for index in (0, 3, 5):
+        truth, _ = traced(room.ego_camera, room.T_world_ego[index])
+        error = ((prior[index].astype(float) - truth) ** 2)[:, ~holes[index]].mean()
+        assert 10 * np.log10(255**2 / error) > 24
+    assert read_takes(tmp_path / "p")[0].T_world_exo.shape == (6, 4, 4)
+    for wrong, said in ((["--mode", "compat"], "no moving exo camera"), (["--estimate-pose"], "--person-mask")):
+        with pytest.raises(UserError, match=said):
+            main([*arguments, *wrong])
+
+
 def test_prior_enters_a_clip_store_marked(egox_folder, tmp_path, capsys):
     folder = egox_folder()
     arguments = [str(folder), "--out", str(tmp_path / "prior.mp4"), "--size", "64", "--depth-scale", "1"]
@@ -77,13 +149,15 @@ def test_solver_and_notes_are_reported(egox_folder, tmp_path, capsys):
 def test_manual_poses_and_editor(egox_folder, tmp_path, capsys, build_room):
     folder = egox_folder()
     pose = build_room(6).T_world_ego[0].tolist()
-    (tmp_path / "poses.json").write_text(json.dumps({"times_s": [0.0], "T_world_camera": [pose]}))
-    arguments = [str(folder), "--out", str(tmp_path / "p.mp4"), "--size", "64", "--depth-scale", "1", "--json"]
+    placed = {"times_s": [0.0], "T_world_camera": [pose], "depth_scale": 1.1}
+    (tmp_path / "poses.json").write_text(json.dumps(placed))
+    arguments = [str(folder), "--out", str(tmp_path / "p.mp4"), "--size", "64", "--json"]
     main([*arguments, "--ego-poses", str(tmp_path / "poses.json"), "--pose-editor", str(tmp_path / "editor.html")])
+    assert json.loads(capsys.readouterr().out)["depth_scale"] == 1.1
     assert (tmp_path / "editor.html").stat().st_size > 10_000
+    assert '"depth_scale": 1.1' in (tmp_path / "editor.html").read_text()
     prior = read(tmp_path / "p.mp4").astype(int)
     assert np.abs(prior[0] - prior[5]).mean() < 2  # one pose: nothing moves
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

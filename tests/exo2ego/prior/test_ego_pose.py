@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from egoloom.cameras import Pinhole, invert, look_at, transform_points
+from egoloom.clips.media import write_arrays
 from egoloom.errors import UserError
-from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses, pose_errors, read_ego_poses, read_keypoints
+from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses, pose_errors
 from egoloom.exo2ego.prior.pose_editor import write_pose_editor
+from egoloom.exo2ego.prior.user_files import read_ego_poses, read_keypoints, read_person_mask
 
 UP = (0.0, 0.0, 1.0)
 EXO = Pinhole(torch.tensor([260.0, 260.0, 159.5, 119.5], dtype=torch.float64), (320, 240))
@@ -93,9 +95,18 @@ def test_manual_poses_are_interpolated(tmp_path):
     end[0, 3] = 1.0
     path = tmp_path / "poses.json"
     path.write_text(json.dumps({"times_s": [0, 0.5, 1.0], "T_world_camera": [start.tolist(), None, end.tolist()]}))
-    poses = read_ego_poses(path, np.linspace(0, 1, 5))
-    np.testing.assert_allclose(poses[:, 0, 3], np.linspace(0, 1, 5))
-    for wrong in ("{}", "[", '{"times_s": [0], "T_world_camera": [null]}'):
+    placed = read_ego_poses(path, np.linspace(0, 1, 5))
+    np.testing.assert_allclose(placed.T_world_ego_T[:, 0, 3], np.linspace(0, 1, 5))
+    assert placed.depth_scale is None
+    one = json.dumps([np.eye(4).tolist()])
+    for wrong in (
+        "{}",
+        "[",
+        "[1]",
+        '{"times_s": [0], "T_world_camera": [null]}',
+        f'{{"times_s": [0, 1], "T_world_camera": {one}}}',
+        f'{{"times_s": [0], "T_world_camera": {one}, "depth_scale": -1}}',
+    ):
         path.write_text(wrong)
         with pytest.raises(UserError):
             read_ego_poses(path, np.zeros(1))
@@ -104,13 +115,27 @@ def test_manual_poses_are_interpolated(tmp_path):
         read_keypoints(path)
 
 
+def test_person_mask_is_brought_to_the_frames(tmp_path):
+    mask = np.zeros((2, 4, 6), np.uint8)
+    mask[:, 1:3, 2:4] = 255
+    write_arrays(tmp_path / "mask.npz", {"mask": mask})
+    large = read_person_mask(tmp_path / "mask.npz", 2, (12, 8))
+    assert np.array_equal(large, mask.repeat(2, 1).repeat(2, 2) > 0)
+    with pytest.raises(UserError, match=r"mask \[3, H, W\]"):
+        read_person_mask(tmp_path / "mask.npz", 3, (12, 8))
+    write_arrays(tmp_path / "other.npz", {"masks": mask})
+    with pytest.raises(UserError, match="no fitting mask"):
+        read_person_mask(tmp_path / "other.npz", 2, (12, 8))
+
+
 def test_pose_editor_holds_the_points(tmp_path):
     depth, _, *_ = person(3)
     frames = np.zeros((3, 3, 240, 320), np.uint8)
-    write_pose_editor(tmp_path / "editor.html", frames, depth, EXO, T_WORLD_EXO, 15.0, UP)
+    write_pose_editor(tmp_path / "editor.html", frames, depth / 2, EXO, T_WORLD_EXO, 15.0, UP, depth_scale=2.0)
     text = (tmp_path / "editor.html").read_text()
     data = json.loads(text.split("const data = ")[1].split(";\nconst view")[0])
     assert len(data["frames"]) == 3
+    assert data["depth_scale"] == 2.0
     import base64
 
     points = np.frombuffer(base64.b64decode(data["frames"][0]["points"]), "<f4").reshape(

@@ -1,12 +1,13 @@
 """Writes an ego prior: videos of prior, holes and confidence, ``meta.json`` in the EgoX layout, a preview.
 
-Layout below the folder: ``meta.json``, ``videos/<take>/{exo,ego_Prior,hole_mask,confidence,preview}.mp4`` and
-``depth_maps/<take>`` (a link to the depth that was used, or a copy where links are not possible).
+Layout below the folder: ``meta.json``, ``videos/<take>/{exo,ego_Prior,hole_mask,confidence,preview}.mp4``,
+``depth_maps/<take>/NNNNN.npy`` (times the depth scale, so that depth and poses fit) and ``calibration/<take>.json``
+(the right lenses). The public EgoX reads the folder as ``example/<folder>`` of its repository.
 """
 
 import json
-import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from egoloom.cameras import Camera, invert, transform_points
-from egoloom.clips.files import write_text
+from egoloom.clips.files import atomic_path, write_text
 from egoloom.clips.media import write_video
+from egoloom.errors import UserError
 from egoloom.exo2ego.prior.render import EgoPrior
 
 HOLE_BELOW = 10  # readers of the layout take pixels below this value as holes
@@ -33,7 +35,7 @@ class PriorSource:
     Attributes:
         take: Name of the take.
         exo_path: The exo video.
-        depth_dir: Folder of the depth maps.
+        depth_paths: The depth maps, one a frame, before scaling.
         exo_frames_TCHW: uint8 RGB.
         exo_camera: Camera of these frames.
         T_world_exo: Pose ``[4, 4]`` or ``[T, 4, 4]``.
@@ -41,11 +43,12 @@ class PriorSource:
         T_world_ego_T: Poses of the upright ego camera.
         fps: Frames a second.
         entry: Keys of the take's own ``meta.json`` entry to carry over.
+        depth_window: The part ``(x0, y0, width, height)`` of the depth maps that the exo video shows; None for all.
     """
 
     take: str
     exo_path: Path
-    depth_dir: Path | None
+    depth_paths: Sequence[Path]
     exo_frames_TCHW: np.ndarray
     exo_camera: Camera
     T_world_exo: Tensor
@@ -53,10 +56,19 @@ class PriorSource:
     T_world_ego_T: Tensor
     fps: Fraction
     entry: dict[str, Any] = field(default_factory=dict)
+    depth_window: tuple[int, int, int, int] | None = None
 
 
 def write_prior(folder: Path, prior: EgoPrior, source: PriorSource, *, mode: str, notes: list[str]) -> Path:
-    """Writes everything; returns the path of ``ego_Prior.mp4``."""
+    """Writes everything; other takes in the folder's ``meta.json`` are kept.
+
+    Returns:
+        The path of ``ego_Prior.mp4``.
+
+    Raises:
+        UserError: If the folder holds takes that are no ego priors of ours, or a file cannot be written.
+    """
+    others = _other_takes(folder, source.take)
     videos = folder / "videos" / source.take
     path = videos / "ego_Prior.mp4"
     fps = source.fps
@@ -65,15 +77,37 @@ def write_prior(folder: Path, prior: EgoPrior, source: PriorSource, *, mode: str
     confidence = np.clip(prior.confidence_THW * 255 + 0.5, 0, 255).astype(np.uint8)
     write_video(videos / "confidence.mp4", _grey(confidence), fps, crf=18)
     write_video(videos / "preview.mp4", preview_frames(prior, source), fps)
-    if source.exo_path.exists():
-        shutil.copyfile(source.exo_path, videos / "exo.mp4")
-    else:
+    if not source.exo_path.exists():
         write_video(videos / "exo.mp4", source.exo_frames_TCHW, fps)
-    if source.depth_dir is not None:
-        _link(source.depth_dir, folder / "depth_maps" / source.take)
-    entry = _entry(prior, source, mode, notes)
-    write_text(folder / "meta.json", json.dumps({"test_datasets": [entry]}, indent=1) + "\n")
+    elif source.exo_path.resolve() != (videos / "exo.mp4").resolve():
+        with atomic_path(videos / "exo.mp4") as temporary:
+            shutil.copyfile(source.exo_path, temporary)
+    grid_size = _write_depth(folder / "depth_maps" / source.take, source.depth_paths, prior.depth_scale)
+    if mode == "correct":
+        calibration = _calibration(source, grid_size)
+        write_text(folder / "calibration" / f"{source.take}.json", json.dumps(calibration, indent=1) + "\n")
+    entry = _entry(prior, source, f"./example/{folder.resolve().name}", mode, notes)
+    takes = sorted([*others, entry], key=lambda one: one["take_name"])
+    write_text(folder / "meta.json", json.dumps({"test_datasets": takes}, indent=1) + "\n")
     return path
+
+
+def _other_takes(folder: Path, take: str) -> list[dict[str, Any]]:
+    """Entries of earlier priors in the folder; refuses to touch anything else that has a ``meta.json``."""
+    path = folder / "meta.json"
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["test_datasets"]
+        is_ours = all("egoloom" in entry and "take_name" in entry for entry in entries)
+    except (ValueError, KeyError, TypeError):
+        is_ours = False
+    if not is_ours:
+        raise UserError(
+            f"{folder} holds takes that egoloom ego-prior did not write; nothing was changed",
+            fix="choose another --out",
+        )
+    return [entry for entry in entries if entry["take_name"] != take]
 
 
 def visible_frames(prior: EgoPrior) -> np.ndarray:
@@ -89,30 +123,32 @@ def _grey(values_THW: np.ndarray) -> np.ndarray:
     return np.repeat(values_THW[:, None], 3, axis=1)
 
 
-def _entry(prior: EgoPrior, source: PriorSource, mode: str, notes: list[str]) -> dict[str, Any]:
+def _entry(prior: EgoPrior, source: PriorSource, root: str, mode: str, notes: list[str]) -> dict[str, Any]:
     """The take's entry: the layout's keys, then ours under ``egoloom``."""
     R_sensor_upright = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     ego_w2c = invert(source.T_world_ego_T)[:, :3]
     ego_w2c = R_sensor_upright @ ego_w2c  # the layout's ego axes are those of the un-rotated sensor
-    exo_pose = source.T_world_exo if source.T_world_exo.ndim == 2 else source.T_world_exo[0]
+    exo_w2c = invert(source.T_world_exo)[..., :3, :]
     kept = {key: source.entry[key] for key in ("prompt", "camera_intrinsics", "ego_intrinsics") if key in source.entry}
+    videos = f"{root}/videos/{source.take}"
     return {
         "take_name": source.take,
-        "exo_path": f"videos/{source.take}/exo.mp4",
-        "ego_prior_path": f"videos/{source.take}/ego_Prior.mp4",
+        "exo_path": f"{videos}/exo.mp4",
+        "ego_prior_path": f"{videos}/ego_Prior.mp4",
         **kept,
-        "camera_extrinsics": source.entry.get("camera_extrinsics", invert(exo_pose)[:3].tolist()),
+        "camera_extrinsics": exo_w2c.tolist(),
         "ego_extrinsics": ego_w2c.tolist(),
-        "depth_dir": f"depth_maps/{source.take}" if source.depth_dir is not None else None,
+        "depth_dir": f"{root}/depth_maps/{source.take}",
         "depth_frames": list(range(len(prior.frames_TCHW))),
         "egoloom": {
             "mode": mode,
             "depth_scale": round(prior.depth_scale, 5),
+            "depth_is_scaled": mode == "correct",
             "scale_confidence": round(prior.scale_confidence, 3),
             "scale": prior.scale.to_dict() if prior.scale else "given",
             "coverage": round(prior.coverage, 4),
-            "hole_mask_path": f"videos/{source.take}/hole_mask.mp4",
-            "confidence_path": f"videos/{source.take}/confidence.mp4",
+            "hole_mask_path": f"{videos}/hole_mask.mp4",
+            "confidence_path": f"{videos}/confidence.mp4",
             "dark_content": f"lifted to {HOLE_BELOW + 4} so that values below {HOLE_BELOW} are holes",
             "exo_camera": source.exo_camera.to_dict(),
             "ego_camera": source.ego_camera.to_dict(),
@@ -122,19 +158,27 @@ def _entry(prior: EgoPrior, source: PriorSource, mode: str, notes: list[str]) ->
     }
 
 
-def _link(source: Path, target: Path) -> None:
-    """A relative link to a folder; a copy where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.resolve() == source.resolve():
-        return
-    if target.is_symlink():
-        target.unlink()
-    elif target.exists():
-        shutil.rmtree(target)
-    try:
-        target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()), target_is_directory=True)
-    except OSError:
-        shutil.copytree(source, target)
+def _write_depth(folder: Path, paths: Sequence[Path], scale: float) -> tuple[int, int] | None:
+    """Writes scaled float32 depth maps; returns their width and height, or None where there are none."""
+    if folder.is_symlink():  # never write through a link into somebody's recordings
+        folder.unlink()
+    size = None
+    for number, path in enumerate(paths):
+        depth_HW = np.load(path, allow_pickle=False).astype(np.float32) * np.float32(scale)
+        with atomic_path(folder / f"{number:05d}.npy") as temporary, temporary.open("wb") as handle:
+            np.save(handle, depth_HW)
+        size = (depth_HW.shape[1], depth_HW.shape[0])
+    return size
+
+
+def _calibration(source: PriorSource, grid_size: tuple[int, int] | None) -> dict[str, Any]:
+    """Both lenses in the form that readers of the layout look for; the exo lens covers the whole depth grid."""
+    exo, crop = source.exo_camera, source.depth_window
+    if crop is not None and grid_size is not None:
+        x0, y0, width, height = crop
+        exo = exo.resize(width, height).crop(-x0, -y0, *grid_size)
+    lenses = {"exo": exo.to_dict(), "ego": source.ego_camera.to_dict()}
+    return lenses if crop is None else {**lenses, "exo_crop": list(crop)}
 
 
 # Preview ---------------------------------------------------------------------------------------------------

@@ -8,9 +8,7 @@ glance that the head and hands do not follow is lost, so expect tens of degrees 
 Shape letters: T time, H, W exo image, N points.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from egoloom.cameras import Camera, Trajectory, look_at, rotation_angle_deg, transform_points
+from egoloom.cameras import Camera, look_at, rotation_angle_deg, transform_points
 from egoloom.errors import UserError
 
 HEAD_HEIGHT_M = 0.24
@@ -243,38 +241,3 @@ def pose_errors(estimated_T44: Tensor, true_T44: Tensor) -> tuple[np.ndarray, np
     rotation = rotation_angle_deg(estimated_T44[:, :3, :3], true_T44[:, :3, :3])
     cosine = (estimated_T44[:, :3, 2] * true_T44[:, :3, 2]).sum(-1).clamp(-1, 1)
     return position.numpy(), rotation.numpy(), torch.rad2deg(torch.arccos(cosine)).numpy()
-
-
-def read_ego_poses(path: Path, times_s: np.ndarray) -> Tensor:
-    """Reads a manual override: ``{"times_s": [...], "T_world_camera": [4x4 or null, ...]}`` of the upright ego camera.
-
-    A few key poses are enough: positions are interpolated on lines and rotations by slerp.
-    """
-    try:
-        content = json.loads(path.read_text())
-        known_s, poses = content["times_s"], content["T_world_camera"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Cannot read ego poses from {path}: {error!r}", allowed='{"times_s": [...], "T_world_camera": [...]}'
-        ) from error
-    kept = [(time, pose) for time, pose in zip(known_s, poses, strict=True) if pose is not None]
-    if not kept:
-        raise UserError(f"{path} holds no pose.")
-    trajectory = Trajectory.from_poses([time for time, _ in kept], [pose for _, pose in kept])
-    return trajectory.at(times_s, tolerance_s=1.0)
-
-
-def read_keypoints(path: Path) -> dict[str, np.ndarray]:
-    """Reads keypoints: ``{"head": [[x, y] or null, ...], "left_hand": [...], "right_hand": [...]}`` in exo pixels."""
-    try:
-        content = json.loads(path.read_text())
-        named = {
-            name: np.array([[np.nan, np.nan] if pixel is None else pixel[:2] for pixel in content[name]], dtype=float)
-            for name in ("head", "left_hand", "right_hand")
-            if name in content
-        }
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"Cannot read keypoints from {path}: {error!r}", allowed='{"head": [[x, y], ...]}') from error
-    if not named:
-        raise UserError(f"{path} names no keypoints.", allowed="head, left_hand, right_hand")
-    return named

@@ -63,7 +63,7 @@ view.onclick = e => {
 at.oninput = draw;
 document.getElementById("clear").onclick = () => { clicks[+at.value] = []; draw(); };
 document.getElementById("save").onclick = () => {
-  const out = {times_s: [], T_world_camera: []};
+  const out = {times_s: [], T_world_camera: [], depth_scale: data.depth_scale};
   clicks.forEach((c, k) => { if (c.length == 2) {
     out.times_s.push(data.frames[k].time_s); out.T_world_camera.push(pose(c[0].point, c[1].point)); } });
   if (!out.times_s.length) { document.getElementById("said").textContent = "click eyes and target first"; return; }
@@ -93,10 +93,10 @@ def write_pose_editor(
         exo_frames_TCHW: uint8 RGB.
         depth_THW: z-depth of the frames.
         exo_camera: Their camera.
-        T_world_exo: Its pose ``[4, 4]``.
+        T_world_exo: Its pose ``[4, 4]``, or ``[T, 4, 4]`` for a moving camera.
         fps: Frames a second.
         up_world: Direction against gravity.
-        depth_scale: Factor on depth.
+        depth_scale: Factor on depth; saved with the poses, which are right in this depth only.
     """
     chosen = np.unique(np.linspace(0, len(exo_frames_TCHW) - 1, NUM_KEYFRAMES).round().astype(int))
     depth = clean_depth(depth_THW) * depth_scale
@@ -107,7 +107,8 @@ def write_pose_editor(
     for index in chosen:
         z = depth[index][half::POINT_STEP, half::POINT_STEP]
         local = np.where(z[..., None] > 0, rays * z[..., None], np.nan)
-        world = transform_points(T_world_exo, T_world_exo.new_tensor(local.reshape(-1, 3))).float().numpy()
+        pose = T_world_exo if T_world_exo.ndim == 2 else T_world_exo[index]
+        world = transform_points(pose, pose.new_tensor(local.reshape(-1, 3))).float().numpy()
         bgr = np.ascontiguousarray(exo_frames_TCHW[index].transpose(1, 2, 0)[..., ::-1])
         jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
         frames.append(
@@ -120,6 +121,6 @@ def write_pose_editor(
     height, width = exo_frames_TCHW.shape[2:]
     data = {
         "frames": frames, "rows": rows, "columns": columns, "step": POINT_STEP, "width": width, "height": height,
-        "up": list(up_world),
+        "up": list(up_world), "depth_scale": depth_scale,
     }  # fmt: skip
     write_text(path, PAGE.replace("__DATA__", json.dumps(data)))

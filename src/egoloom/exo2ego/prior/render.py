@@ -127,7 +127,7 @@ def render_ego_prior(
     if config.depth_scale is None:
         result = solve_depth_scale(
             clip.depth[0] if background is None else background.depth_HW, clip.depth, clip.dynamic, exo_camera,
-            clip.pose(0), ego_poses, evidence=evidence, config=config.scale,
+            exo_poses, ego_poses, evidence=evidence, config=config.scale,
             colour_HW3=None if background is None else background.colour_HW3, ego_camera=ego_camera,
         )  # fmt: skip
     scale = 1.0 if result is None else result.scale

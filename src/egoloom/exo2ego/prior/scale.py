@@ -94,11 +94,11 @@ def solve_depth_scale(
     """Solves the clip's depth scale from what is known.
 
     Args:
-        static_depth_HW: Depth of the static background, 0 where unknown.
+        static_depth_HW: Depth of the static background, 0 where unknown; of a moving exo camera: of its first frame.
         depth_THW: Depth of every frame.
         dynamic_THW: What moves in every frame, or None.
         exo_camera: The exo camera.
-        T_world_exo: Its pose ``[4, 4]``.
+        T_world_exo: Its pose ``[4, 4]``, or ``[T, 4, 4]`` if it moves.
         T_world_ego_T: Ego poses ``[T, 4, 4]``.
         evidence: Further knowledge.
         config: Assumptions.

@@ -49,7 +49,10 @@ class Cue:
 
 @dataclass(frozen=True, eq=False)
 class CueInputs:
-    """What all cues look at; poses are ``T_world_camera`` in float64."""
+    """What all cues look at; poses are ``T_world_camera`` in float64.
+
+    The static depth belongs to the first exo pose; ``T_world_exo`` is ``[4, 4]``, or ``[T, 4, 4]`` if the camera moves.
+    """
 
     static_depth_HW: np.ndarray
     depth_THW: np.ndarray
@@ -58,11 +61,22 @@ class CueInputs:
     T_world_exo: Tensor
     T_world_ego_T: Tensor
 
+    @property
+    def T_world_exo_T(self) -> Tensor:
+        """The exo pose of every frame ``[T, 4, 4]``."""
+        return self.T_world_exo.expand(len(self.T_world_ego_T), 4, 4)
+
     def project_to_exo(self, points_world_N3: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels, z-depths and visibility of world points in the exo frame."""
-        points = transform_points(invert(self.T_world_exo), points_world_N3)
-        pixels, valid = self.exo_camera.project(points)
-        return pixels.numpy(), points[:, 2].numpy(), (valid & (points[:, 2] > 0.05)).numpy()
+        """Pixels, z-depths and visibility of world points in the frame that the static depth belongs to."""
+        return self._project(transform_points(invert(self.T_world_exo_T[0]), points_world_N3))
+
+    def project_each(self, points_world_T3: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, z-depths and visibility of one world point for every frame, each in its own exo frame."""
+        return self._project(transform_points(invert(self.T_world_exo_T), points_world_T3[:, None])[:, 0])
+
+    def _project(self, points_N3: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pixels, valid = self.exo_camera.project(points_N3)
+        return pixels.numpy(), points_N3[:, 2].numpy(), (valid & (points_N3[:, 2] > 0.05)).numpy()
 
 
 # Floor -----------------------------------------------------------------------------------------------------
@@ -80,7 +94,7 @@ def floor_cue(inputs: CueInputs, up_world: tuple[float, float, float] | None, co
     up = up / torch.linalg.vector_norm(up)
     eye_heights = (inputs.T_world_ego_T[:, :3, 3] @ up).numpy()
     floor, sigma_m, note = _floor_height(inputs, up, float(eye_heights.max()), config)
-    camera_height_m = float(inputs.T_world_exo[:3, 3] @ up) - floor
+    camera_height_m = float(inputs.T_world_exo_T[0, :3, 3] @ up) - floor
     if camera_height_m < 0.2:
         return f"the exo camera stands {camera_height_m:.2f} m above the floor, too low to measure with"
     heights, pixels = _up_facing_heights(inputs, up)
@@ -127,9 +141,8 @@ def _feet_heights(inputs: CueInputs, up: Tensor) -> np.ndarray:
     if inputs.wearer_THW is None:
         return np.empty(0)
     eyes = inputs.T_world_ego_T[:, :3, 3]
-    pixels, z, _ = inputs.project_to_exo(eyes)
+    pixels, z, _ = inputs.project_each(eyes)
     height = inputs.static_depth_HW.shape[0]
-    centre = inputs.T_world_exo[:3, 3]
     found = []
     step = max(1, len(eyes) // 17)
     for index in range(0, len(eyes), step):
@@ -139,7 +152,8 @@ def _feet_heights(inputs: CueInputs, up: Tensor) -> np.ndarray:
         if box is None or box.bottom >= height - 3:
             continue
         foot = torch.tensor([[box.foot_column, box.bottom]], dtype=torch.float64)
-        ray = rotate_vectors(inputs.T_world_exo, inputs.exo_camera.unproject(foot)[0])[0]
+        pose = inputs.T_world_exo_T[index]
+        ray, centre = rotate_vectors(pose, inputs.exo_camera.unproject(foot)[0])[0], pose[:3, 3]
         away = eyes[index] - centre
         level = away - (away @ up) * up
         ray_level = ray - (ray @ up) * up
@@ -186,7 +200,7 @@ def _up_facing_heights(inputs: CueInputs, up: Tensor) -> tuple[np.ndarray, np.nd
     depth = cv2.medianBlur(np.ascontiguousarray(inputs.static_depth_HW, np.float32), 5)
     rays, _ = inputs.exo_camera.rays(unit=False)
     points = rays.float().numpy() * depth[..., None]
-    up_exo = rotate_vectors(invert(inputs.T_world_exo), up[None])[0].float().numpy()
+    up_exo = rotate_vectors(invert(inputs.T_world_exo_T[0]), up[None])[0].float().numpy()
     gap = 3
     centre = points[gap:-gap:2, gap:-gap:2]
     right = points[gap:-gap:2, 2 * gap :: 2][:, : centre.shape[1]] - points[gap:-gap:2, : -2 * gap : 2]
@@ -241,9 +255,9 @@ def head_cue(inputs: CueInputs, config: "ScaleConfig") -> Cue | str:
         return "no mask of the wearer or of what moves"
     backwards = inputs.T_world_ego_T[:, :3, 2]
     heads = inputs.T_world_ego_T[:, :3, 3] - HEAD_BEHIND_CAMERA_M * backwards
-    pixels, z, seen = inputs.project_to_exo(heads)
-    sideways = heads + HEAD_RADIUS_M * inputs.T_world_exo[:3, 0]
-    radius = np.abs(inputs.project_to_exo(sideways)[0][:, 0] - pixels[:, 0])
+    pixels, z, seen = inputs.project_each(heads)
+    sideways = heads + HEAD_RADIUS_M * inputs.T_world_exo_T[:, :3, 0]
+    radius = np.abs(inputs.project_each(sideways)[0][:, 0] - pixels[:, 0])
     ratios = []
     for index in np.nonzero(seen)[0]:
         depth = _median_in_disc(
@@ -317,7 +331,7 @@ def first_frame_cue(
     from egoloom.exo2ego.prior.registration import match_to_rendering
 
     matches = match_to_rendering(
-        inputs.static_depth_HW, colour_HW3, inputs.exo_camera, inputs.T_world_exo, ego_camera,
+        inputs.static_depth_HW, colour_HW3, inputs.exo_camera, inputs.T_world_exo_T[0], ego_camera,
         inputs.T_world_ego_T[frame_index], ego_frame_CHW, guess,
     )  # fmt: skip
     if len(matches.points_unit_N3) < MIN_POINTS:
