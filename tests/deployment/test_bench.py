@@ -2,14 +2,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from egoloom.cli.main import main, run_verb
-from egoloom.clips import Clip, ClipStore, Video
-from egoloom.clips.media import write_video
+from egoloom.clips import Clip, ClipStore, Modality, Video
+from egoloom.clips.dataset import ClipDataset, entries_of
+from egoloom.clips.media import write_flow, write_video
 from egoloom.deployment.bench import bench_model
+from egoloom.deployment.bench_teacher import training_view
 from egoloom.deployment.parity import parity_clips_from_store
 from egoloom.deployment.sweep import protocols, sweep
 from egoloom.errors import UserError
+from egoloom.models import Recogniser
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,33 @@ def test_verb_writes_figures_into_the_report(artefact, store, tmp_path, capsys):
     assert np.isfinite(rows[0]["latency_ms"])
     assert "Accuracy against latency" in (run / "report.html").read_text()
     assert "estimate" in capsys.readouterr().out
+
+
+def test_teachers_of_other_sensors_are_measured_too(store, artefact, save_checkpoint, tmp_path, capsys):
+    """The teacher's accuracy is what PyTorch says of the same clips, and the table holds both."""
+    teacher = save_checkpoint(tmp_path / "flow", input_modality="flow")
+    with pytest.raises(UserError, match="--store STORE"):
+        run_verb(["bench", str(teacher)])
+    clips = ClipStore.open(store)
+    for video_id in clips.videos:
+        flow = np.random.default_rng(int(video_id[6:])).normal(size=(15, 2, 48, 64)).astype(np.float32)
+        write_flow(clips.media_path(Modality.FLOW, video_id), flow, 15, bound_px=clips.info.flow_bound_px)
+    clips.mark_present(Modality.FLOW, clips.videos)
+    run_verb(["bench", str(artefact), str(teacher), "--store", str(store), "--seconds", "0.02", "--json"])
+    student, flow_row = json.loads(capsys.readouterr().out)["bench"]
+    assert (student["num_clips"], flow_row["num_clips"]) == (4, 4)
+    assert flow_row["startup_s"] is flow_row["stream_fps_one_thread"] is None
+    assert 0 < flow_row["latency_ms"] <= flow_row["latency_p95_ms"]
+    assert flow_row["size_mb"] == pytest.approx((teacher / "model.safetensors").stat().st_size / 1e6)
+    dataset = ClipDataset(entries_of(clips, split="test"), [Modality.FLOW], training_view(teacher), is_training=False)
+    model = Recogniser.from_pretrained(teacher)
+    hits = []
+    for index in range(4):
+        sample = dataset[index, 0]
+        with torch.no_grad():
+            logits = model({"flow": torch.from_numpy(sample["inputs"]["flow"][None])})["action"]
+        hits.append(int(logits.argmax()) == sample["labels"]["action"])
+    assert flow_row["top1"] == pytest.approx(np.mean(hits))
 
 
 def test_bench_of_nothing(tmp_path, capsys):

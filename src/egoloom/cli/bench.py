@@ -4,9 +4,12 @@ import json as json_format
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from egoloom.deployment.bench import BenchRow
 
 
 def bench(
@@ -24,7 +27,7 @@ def bench(
     """Measures latency, frames a second, memory, size, arithmetic and accuracy of students and teachers.
 
     A checkpoint or run folder is measured as it is and exported to every installed target; artefacts are measured as
-    they are.
+    they are. Teachers that read other sensors are measured in PyTorch.
 
     Args:
         models: Checkpoint or run folders, artefact folders, .onnx files.
@@ -48,12 +51,14 @@ def bench(
     store = store or next((found for found in map(store_of_run, models) if found), None)
     if sweep and store is None:
         raise UserError("A sweep needs labelled clips", fix="--store STORE")
+    common = {"seconds": seconds, "watts_per_core": watts_per_core}
     with tempfile.TemporaryDirectory() as folder:
-        candidates = _candidates(models, Path(folder), store, split, max_clips, all_targets)
+        students, teachers = _students_and_teachers(models)
         rows = [
-            bench_model(path, name=name, seconds=seconds, watts_per_core=watts_per_core, clips=clips)
-            for name, path, clips in candidates
+            bench_model(path, name=name, clips=clips, **common)
+            for name, path, clips in _candidates(students, Path(folder), store, split, max_clips, all_targets)
         ]
+        rows += [_bench_teacher(path, store, split, max_clips, common) for path in teachers]
     swept = _sweep(models, store, split, max_clips) if sweep and store else []
     if json:
         print(json_format.dumps({"bench": [row.to_dict() for row in rows], "sweep": [row.to_dict() for row in swept]}))
@@ -67,6 +72,28 @@ def bench(
         print(
             f"Next: egoloom report {out}" if out else "Next: egoloom bench ... --out RUN puts the plot into its report"
         )
+
+
+def _students_and_teachers(models: tuple[Path, ...]) -> tuple[list[Path], list[Path]]:
+    """Checkpoints that read other sensors than the camera are teachers: they are measured, but never exported."""
+    from egoloom.deployment.artefact import checkpoint_folder, is_checkpoint
+    from egoloom.models import Recogniser
+
+    students, teachers = [], []
+    for path in models:
+        folder = checkpoint_folder(path)
+        reads_more = is_checkpoint(folder) and tuple(Recogniser.from_pretrained(folder).input_modalities) != ("rgb",)
+        (teachers if reads_more else students).append(path)
+    return students, teachers
+
+
+def _bench_teacher(path: Path, store: Path | None, split: str, max_clips: int, common: dict) -> "BenchRow":
+    from egoloom.deployment.bench_teacher import bench_teacher
+    from egoloom.errors import UserError
+
+    if store is None:
+        raise UserError(f"{path} reads other sensors than the camera; its inputs come from clips", fix="--store STORE")
+    return bench_teacher(path, store, name=f"{path.resolve().name} pytorch", split=split, max_clips=max_clips, **common)
 
 
 def _candidates(models, folder: Path, store: Path | None, split: str, max_clips: int, all_targets: bool) -> list:
@@ -106,7 +133,8 @@ def _sweep(models, store: Path, split: str, max_clips: int) -> list:
     from egoloom.deployment.artefact import checkpoint_folder, is_checkpoint
     from egoloom.deployment.sweep import sweep
 
-    folders = {path.resolve().name: path for path in models if path.is_dir() and is_checkpoint(checkpoint_folder(path))}
+    students, _ = _students_and_teachers(models)
+    folders = {path.resolve().name: path for path in students if is_checkpoint(checkpoint_folder(path))}
     return sweep(folders, store, split=split, max_clips=max_clips)
 
 

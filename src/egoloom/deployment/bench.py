@@ -31,9 +31,10 @@ class BenchRow:
         clips_per_s_one_thread: Clips a second on one thread.
         clips_per_s_two_threads: The same on two.
         stream_fps_one_thread: Frames with a prediction each, a second, on one thread; None if it cannot stream.
-        startup_s: From starting the interpreter to the first prediction, in a process of its own.
-        peak_memory_mb: Of that process, libraries included.
-        model_memory_mb: How much of it came with loading the model and the first clips.
+        startup_s: From starting the interpreter to the first prediction, in a process of its own; None for teachers
+            that read other sensors, which do not ship.
+        peak_memory_mb: Of that process, libraries included; None as ``startup_s``.
+        model_memory_mb: How much of it came with loading the model and the first clips; None as ``startup_s``.
         energy_mj_estimate: An estimate, not a measurement: processor seconds a clip times the watts a core is said to
             draw.
         top1: On ``num_clips`` labelled clips, None without a store.
@@ -50,9 +51,9 @@ class BenchRow:
     clips_per_s_one_thread: float
     clips_per_s_two_threads: float
     stream_fps_one_thread: float | None
-    startup_s: float
-    peak_memory_mb: float
-    model_memory_mb: float
+    startup_s: float | None
+    peak_memory_mb: float | None
+    model_memory_mb: float | None
     size_mb: float
     num_parameters: int
     gmacs_per_clip: float | None

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from egoloom.deployment.card import InputCard, Precision
 from egoloom.errors import UserError
 from egoloom.evaluation.calibration import expected_calibration_error
+
+if TYPE_CHECKING:
+    from egoloom.clips import ClipStore
+    from egoloom.clips.dataset import ClipEntry
 
 LogProbs = Mapping[str, np.ndarray]
 
@@ -179,31 +184,44 @@ def parity_clips_from_store(
         UserError: If there is no store, or the split has no labelled ego clips.
     """
     from egoloom.clips import ClipStore, Modality
-    from egoloom.clips.dataset import ClipDataset, entries_of
+    from egoloom.clips.dataset import ClipDataset
     from egoloom.clips.transforms import ViewConfig
 
     store = ClipStore.open(store_path)
     chosen = split or ("validation" if "validation" in store.info.splits else None)
-    entries = entries_of(store, labelled=True, **({"split": chosen} if chosen else {}))
-    entries = [entry for entry in entries if Modality.RGB in entry.clip.present]
-    if not entries:
-        raise UserError(
-            f"{store_path} has no labelled ego clips in the split {chosen!r}", allowed=", ".join(store.info.splits)
-        )
-    order = np.random.default_rng(seed).permutation(len(entries))[:num_clips]
     view = ViewConfig(
         num_frames=card.num_frames,
         size_px=card.size_px,
         seconds_between_frames=card.seconds_between_frames,
         sampling="segments" if card.sampling == "segments" else "strided",
     )
-    dataset = ClipDataset([entries[i] for i in sorted(order)], [Modality.RGB], view, is_training=False)
+    entries = labelled_entries(store, chosen, num_clips=num_clips, seed=seed)
+    dataset = ClipDataset(entries, [Modality.RGB], view, is_training=False)
     samples = [dataset[(index, 0)] for index in range(len(dataset))]
     return ParityClips(
         np.stack([sample["inputs"]["rgb"] for sample in samples]),
         {head: np.array([sample["labels"][head] for sample in samples]) for head in samples[0]["labels"]},
         source=f"{store.info.name}, split {chosen or 'all'}",
     )
+
+
+def labelled_entries(store: "ClipStore", split: str | None, *, num_clips: int, seed: int = 0) -> "list[ClipEntry]":
+    """Draws at most ``num_clips`` labelled ego clips with RGB of a split (None: of all), in the store's order.
+
+    Raises:
+        UserError: If there are none.
+    """
+    from egoloom.clips import Modality
+    from egoloom.clips.dataset import entries_of
+
+    entries = entries_of(store, labelled=True, **({"split": split} if split else {}))
+    entries = [entry for entry in entries if Modality.RGB in entry.clip.present]
+    if not entries:
+        raise UserError(
+            f"{store.path} has no labelled ego clips in the split {split!r}", allowed=", ".join(store.info.splits)
+        )
+    order = np.random.default_rng(seed).permutation(len(entries))[:num_clips]
+    return [entries[i] for i in sorted(order)]
 
 
 def as_parity_clips(value: "ParityClips | np.ndarray | Sequence[np.ndarray] | None", card: InputCard) -> ParityClips:
