@@ -110,7 +110,7 @@ def test_calibration_is_looked_for_beside_and_above(tmp_path):
     with pytest.raises(UserError, match="describes no camera"):
         read_calibration(tmp_path / "calibration.json")
     (tmp_path / "calibration.json").write_text("{")
-    with pytest.raises(UserError, match="Cannot read"):
+    with pytest.raises(UserError, match="not valid JSON"):
         read_calibration(tmp_path / "calibration.json")
 
 

@@ -18,6 +18,7 @@ from egoloom.ingest.audio_copy import copy_audio
 from egoloom.ingest.documents import read_csv, read_json
 from egoloom.ingest.ego4d_annotations import read_actions
 from egoloom.ingest.ego_exo4d import read_keysteps
+from egoloom.ingest.egox import read_takes
 from egoloom.ingest.epic_annotations import read_tables
 from egoloom.ingest.gpmf import parse
 from egoloom.ingest.images import images_in_archive, read_image
@@ -120,6 +121,39 @@ def test_any_table_of_clips(tmp_path, table):
     path = tmp_path / "clips.csv"
     path.write_text(table, encoding="utf-8", newline="")
     only_user_errors(videos.read_rows, path, tmp_path, names=path)
+
+
+ENTRY_KEYS = [
+    "take_name",
+    "exo_path",
+    "camera_intrinsics",
+    "camera_extrinsics",
+    "ego_extrinsics",
+    "exo_crop",
+    "depth_dir",
+]
+odd_values = anything | st.lists(st.lists(scalars, min_size=3, max_size=4), min_size=3, max_size=3) | st.just("9" * 300)
+
+
+@quick
+@given(changes=st.dictionaries(st.sampled_from(ENTRY_KEYS), odd_values, min_size=1, max_size=2), calibration=anything)
+def test_takes_with_any_values(take, tmp_path, changes, calibration):
+    meta = tmp_path / "set" / "meta.json"
+    if not meta.exists():
+        take(grid=(64, 48), num_video=2, num_depth=2, num_poses=2)
+        (tmp_path / "whole.json").write_text(meta.read_text())
+    entry = json.loads((tmp_path / "whole.json").read_text())["test_datasets"][0]
+    meta.write_text(json.dumps({"test_datasets": [entry | changes]}))
+    (tmp_path / "lens.json").write_text(json.dumps(calibration))
+
+    def use(**options):
+        for one in read_takes(meta.parent, **options):
+            assert one.exo_camera.image_size == one.exo_size
+            assert one.T_world_exo.shape == (4, 4)
+            assert len(one.ego_trajectory) == one.num_frames
+
+    only_user_errors(use)
+    only_user_errors(lambda: use(calibration=tmp_path / "lens.json"))
 
 
 def damaged_cases(content: bytes, num_cases: int):

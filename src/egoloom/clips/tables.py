@@ -1,7 +1,8 @@
 """``clips.parquet`` and ``videos.parquet``: rows of the data model as Arrow tables, and back."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -76,22 +77,32 @@ def write_clips(path: Path, clips: Sequence[Clip]) -> None:
 
 
 def read_videos(path: Path) -> list[Video]:
-    """Reads ``videos.parquet``."""
-    videos = []
-    for row in _read(path, VIDEO_SCHEMA):
-        fps = Fraction(row.pop("fps_numerator"), row.pop("fps_denominator"))
-        videos.append(Video(fps=fps, **row))
-    return videos
+    """Reads ``videos.parquet``.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    with _damage_named(path):
+        videos = []
+        for row in _rows(path, VIDEO_SCHEMA):
+            fps = Fraction(row.pop("fps_numerator"), row.pop("fps_denominator"))
+            videos.append(Video(fps=fps, **row))
+        return videos
 
 
 def read_clips(path: Path) -> list[Clip]:
-    """Reads ``clips.parquet``."""
-    clips = []
-    for row in _read(path, CLIP_SCHEMA):
-        present = frozenset(modality for modality in Modality if row.pop(f"present_{modality}", False))
-        row["extra"] = json.loads(row["extra"]) if row["extra"] else {}
-        clips.append(Clip(present=present, **row))
-    return clips
+    """Reads ``clips.parquet``.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    with _damage_named(path):
+        clips = []
+        for row in _rows(path, CLIP_SCHEMA):
+            present = frozenset(modality for modality in Modality if row.pop(f"present_{modality}", False))
+            row["extra"] = json.loads(row["extra"]) if row["extra"] else {}
+            clips.append(Clip(present=present, **row))
+        return clips
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -99,12 +110,17 @@ def _write(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        # One open file: a reader that opened it twice (footer, then data) could meet two versions of a replaced table.
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
-    except (OSError, pa.ArrowException) as error:
+        yield
+    except (OSError, pa.ArrowException, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"Cannot read the table {path}: {error}", fix="ingest the source again") from error
+
+
+def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    # One open file: a reader that opened it twice (footer, then data) could meet two versions of a replaced table.
+    table = pq.read_table(pa.BufferReader(path.read_bytes()))
     missing = [name for name in schema.names if name not in table.column_names and not name.startswith("present_")]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}", allowed=", ".join(schema.names))

@@ -6,7 +6,6 @@ together. A reader that guesses sizes is how priors get misplaced, so the window
 shows is stated by :attr:`EgoXTake.exo_window` with its reason in :attr:`EgoXTake.notes`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,7 +20,9 @@ from egoloom.cameras import Camera, KannalaBrandt, Pinhole, Trajectory, as_pose,
 from egoloom.cameras.undistorted import raw_focal_from_undistorted
 from egoloom.clips.media import VideoReader
 from egoloom.errors import UserError
+from egoloom.ingest.documents import read_json
 from egoloom.ingest.egox_calibration import EgoXCalibration, find_calibration, read_calibration
+from egoloom.ingest.egox_entry import checked_entries, matrix_of
 
 MAX_POSE_GAP_S = 1.0
 ExoFit = Literal["layout", "same", "centre_crop", "resize"]
@@ -127,8 +128,8 @@ class EgoXTake:
         num_video, num_depth = len(self._exo_video[1]), len(self.depth_paths)
         counts = {"video frames": num_video, "depth maps": num_depth}
         for owner, key in (("ego", "ego_extrinsics"), ("exo", "camera_extrinsics")):
-            raw = self.entry.get(key) or ()
-            if not raw or (owner == "exo" and not _is_trajectory(raw)):
+            raw = self.entry.get(key)
+            if not isinstance(raw, list) or not raw or (owner == "exo" and not _is_trajectory(raw)):
                 continue
             if self.pose_fps is None:
                 counts[f"{owner} poses"] = len(raw)
@@ -204,7 +205,7 @@ class EgoXTake:
         stated = self.entry.get("exo_crop") or (self.calibration.exo_crop if self.calibration else None)
         if stated:
             self.notes.append(f"exo video = window {tuple(stated)} of the depth grid, as stated")
-            return Window(*(int(value) for value in stated))
+            return Window(*stated)
         if (width, height) == (grid_width, grid_height):
             return Window(0, 0, width, height)
         if self.exo_fit == "resize":
@@ -231,13 +232,26 @@ class EgoXTake:
         grid_width, grid_height = self.depth_grid_size
         return abs(full_width * grid_height / full_height - grid_width) < 1.0
 
+    def _matrix(self, key: str, *shapes: tuple[int, int]) -> np.ndarray:
+        return matrix_of(self.entry, key, set(shapes), f"{self.folder / 'meta.json'}: take {self.name!r}")
+
+    @property
+    def _intrinsics(self) -> np.ndarray:
+        K = self._matrix("camera_intrinsics", (3, 3))
+        if min(K[0, 0], K[1, 1], K[0, 2], K[1, 2]) < 1:
+            raise UserError(
+                f"{self.folder / 'meta.json'}: take {self.name!r}: camera_intrinsics is {K.tolist()!r:.80}",
+                allowed="[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels",
+            )
+        return K
+
     def _intrinsics_size(self) -> tuple[int, int]:
-        K = np.asarray(self.entry["camera_intrinsics"], dtype=np.float64)
+        K = self._intrinsics
         return round(2 * K[0, 2]), round(2 * K[1, 2])
 
     def pinhole_on_grid(self) -> Pinhole:
         """The camera of ``meta.json`` on the depth grid (right for in-the-wild takes only)."""
-        K = torch.tensor(self.entry["camera_intrinsics"], dtype=torch.float64)
+        K = torch.from_numpy(self._intrinsics)
         return Pinhole.from_matrix(K, self._intrinsics_size()).resize(*self.depth_grid_size)
 
     @cached_property
@@ -259,7 +273,7 @@ class EgoXTake:
                 fix=f"put calibration.json beside or above {self.folder}, or give --calibration FILE",
             )
         D = np.array(self.calibration.exo_distortion)
-        K = np.asarray(self.entry["camera_intrinsics"], dtype=np.float64)
+        K = self._intrinsics
         raw_f = raw_focal_from_undistorted(float(K[0, 0]), D, size)
         self.notes.append(f"exo focal length {K[0, 0]:.1f} px (undistorted) -> {raw_f:.1f} px (raw fisheye)")
         params = torch.tensor([raw_f, raw_f, K[0, 2], K[1, 2], *D], dtype=torch.float64)
@@ -268,10 +282,10 @@ class EgoXTake:
     @property
     def T_world_exo(self) -> torch.Tensor:
         """Exo pose ``[4, 4]``, or ``[T, 4, 4]`` at the used frames where ``camera_extrinsics`` lists many poses."""
-        raw = self.entry["camera_extrinsics"]
+        raw = self.entry.get("camera_extrinsics")
         if _is_trajectory(raw):
             return self._trajectory(raw, "exo").at(self.times_s)
-        return as_pose(world_to_camera(torch.tensor(raw, dtype=torch.float64)))
+        return as_pose(world_to_camera(torch.from_numpy(self._matrix("camera_extrinsics", (3, 4), (4, 4)))))
 
     @property
     def exo_trajectory(self) -> Trajectory:
@@ -364,13 +378,9 @@ def read_takes(
         below = sorted(path.parent.name for path in folder.glob("*/meta.json")) if folder.is_dir() else []
         fix = f"one of {', '.join(str(folder / name) for name in below)}" if below else "give the folder of meta.json"
         raise UserError(f"There is no EgoX take at {folder}: no meta.json.", fix=fix)
-    try:
-        entries = json.loads(meta.read_text())["test_datasets"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{meta} is not in the EgoX layout: {error!r}", allowed='{"test_datasets": [...]}') from error
     takes = []
-    for number, entry in enumerate(entries):
-        name = entry.get("take_name") or Path(entry.get("exo_path", f"take_{number}")).parent.name
+    for number, entry in enumerate(checked_entries(read_json(meta), meta)):
+        name = entry.get("take_name") or Path(entry.get("exo_path") or "").parent.name or f"take_{number}"
         path = Path(calibration) if calibration else find_calibration(meta.parent, name)
         lens = read_calibration(path) if path else None
         takes.append(EgoXTake(name, meta.parent, entry, lens, exo_fit, pose_fps))
@@ -388,9 +398,10 @@ def find_take(takes: Sequence[EgoXTake], name: str | None) -> EgoXTake:
     return matching[0]
 
 
-def _is_trajectory(extrinsics: Sequence[Any]) -> bool:
-    """Whether these are many matrices (some may be null) and not the rows of one."""
-    return any(np.ndim(pose) == 2 for pose in extrinsics if pose is not None)
+def _is_trajectory(extrinsics: Any) -> bool:
+    """Whether these are many matrices (some may be null) and not the rows of one, or anything else."""
+    poses = extrinsics if isinstance(extrinsics, list) else []
+    return any(isinstance(row, list) for pose in poses if isinstance(pose, list) for row in pose)
 
 
 def _camera_to_world(extrinsics: Any) -> np.ndarray | None:
@@ -410,8 +421,8 @@ def _camera_to_world(extrinsics: Any) -> np.ndarray | None:
 def _read_depth(path: Path) -> np.ndarray:
     try:
         depth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the depth map {path}: {error}") from error
+    except Exception as error:  # numpy raises many kinds on damaged headers
+        raise UserError(f"Cannot read the depth map {path}: {error}", fix="write it again with numpy.save") from error
     if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.floating):
         raise UserError(f"{path} holds {depth.dtype} of shape {depth.shape}.", allowed="float [H, W] in metres")
     return depth.astype(np.float32)

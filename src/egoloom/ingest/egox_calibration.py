@@ -1,6 +1,5 @@
 """Lens calibration of takes in the EgoX layout, which the layout itself lacks: where it is looked for, what it says."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import torch
 from egoloom.cameras import Camera, Fisheye624, camera_from_dict
 from egoloom.cameras.base import Camera as CameraBase
 from egoloom.errors import UserError
+from egoloom.ingest.documents import read_json
+from egoloom.ingest.egox_entry import checked_crop
 
 FILE_NAME = "calibration.json"
 LEVELS_ABOVE = 3
@@ -77,15 +78,10 @@ def read_calibration(path: Path) -> EgoXCalibration:
     Raises:
         UserError: If the file is no JSON or says nothing about either camera.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"Cannot read the calibration {path}: {error}", fix="give another with --calibration"
-        ) from error
+    content = read_json(path, dict)
     try:
         return _parse(path, content)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise UserError(f"The calibration {path} is incomplete: {error!r}", allowed="see docs/ego_prior.md") from error
 
 
@@ -103,8 +99,5 @@ def _parse(path: Path, content: dict[str, Any]) -> EgoXCalibration:
             f"The calibration {path} describes no camera.",
             allowed='"exo" and "ego", or "aria_rgb_fisheye624" and "exo_gopro_kb4"',
         )
-    crop = None
-    if content.get("exo_crop"):
-        x0, y0, width, height = map(int, content["exo_crop"])
-        crop = (x0, y0, width, height)
+    crop = checked_crop(content["exo_crop"], f"{path}: exo_crop") if content.get("exo_crop") else None
     return EgoXCalibration(path, sensor, ego, exo, distortion, crop)

@@ -28,7 +28,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy raise many kinds on damaged files
-        raise UserError(f"Cannot read the arrays {path}: {error}", fix="compute the modality again") from error
+        fix = "compute the modality again; save objects as plain arrays (numpy.savez of numbers, or JSON)"
+        raise UserError(f"Cannot read the arrays {path}: {error}", fix=fix) from error
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
@@ -45,6 +46,6 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        return {name: table[name].to_numpy() for name in table.column_names}
+    except (OSError, pa.ArrowException, ValueError) as error:  # damaged text is a ValueError
         raise UserError(f"Cannot read the table {path}: {error}", fix="compute the modality again") from error
-    return {name: table[name].to_numpy() for name in table.column_names}

@@ -79,6 +79,8 @@ class FrameCacheReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         index = read_arrays(index_path(path))
+        if not {"offsets", "times_s"} <= set(index):
+            raise UserError(f"{index_path(path)} is no index of a frame cache", fix="write the cache again")
         self._offsets, self.times_s = index["offsets"], index["times_s"]
         try:
             with path.open("rb") as handle:
