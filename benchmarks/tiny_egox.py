@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
+from egoloom.augmentation.generators import inpaint
 from egoloom.augmentation.samples import generator_prior_config, generator_sample
 from egoloom.augmentation.takes import ExoTake, ego_video, load_take
 from egoloom.clips import ClipStore, Modality
@@ -43,7 +44,6 @@ from egoloom.exo2ego.samples import GeneratorSample, fill_holes
 from egoloom.exo2ego.shipped import load_generator
 from egoloom.exo2ego.tiny import TinyConfig
 from egoloom.exo2ego.training import train_tiny_vae
-from egoloom.recipes.demo.exo2ego import inpaint
 from egoloom.recipes.demo.strips import write_strip
 from regression_unet import train_unet, unet_input
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,11 +22,13 @@ from egoloom.clips import Clip, ClipStore, Modality, Video
 from egoloom.clips.media import write_arrays, write_video
 from egoloom.errors import UserError
 from egoloom.exo2ego.generation import GenerationConfig, generate
-from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.prior import PriorConfig
 
+if TYPE_CHECKING:
+    from egoloom.exo2ego.pipeline import EgoXPipeline
+
 REJECTED = "rejected"  # the split of generated clips that did not pass the filter
-Generator = EgoXPipeline | Inpainting
+Generator: TypeAlias = "EgoXPipeline | Inpainting"
 
 
 class AugmentationConfig(BaseModel):

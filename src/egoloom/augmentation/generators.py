@@ -1,17 +1,21 @@
-"""What makes ego clips: a trained pipeline with its LoRA, the one that ships, or plain inpainting of the prior."""
+"""What makes ego clips: a trained pipeline with its LoRA, the one that ships, or plain inpainting of the prior.
+
+The pipeline is imported when one is opened: diffusers takes seconds, and inpainting needs none of it.
+"""
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from diffusers.utils import logging as diffusers_logging
 
 from egoloom.errors import UserError
-from egoloom.exo2ego import shipped
-from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.samples import GeneratorSample
+
+if TYPE_CHECKING:
+    from egoloom.exo2ego.pipeline import EgoXPipeline
 
 LORA_FOLDER = "lora"
 INPAINTING = "inpainting"
@@ -35,7 +39,7 @@ def inpaint(prior_TCHW: np.ndarray, hole_THW: np.ndarray) -> np.ndarray:
     return np.stack(frames)
 
 
-def open_generator(name: str | Path) -> tuple[EgoXPipeline | Inpainting, str]:
+def open_generator(name: str | Path) -> "tuple[EgoXPipeline | Inpainting, str]":
     """Returns a generator by name or folder, and the name that its clips carry.
 
     Args:
@@ -47,13 +51,15 @@ def open_generator(name: str | Path) -> tuple[EgoXPipeline | Inpainting, str]:
     if str(name) == INPAINTING:
         return Inpainting(), "prior-inpainted"
     if str(name) == "builtin":
+        from egoloom.exo2ego import shipped
+
         return shipped.load_generator(), f"egox-builtin-{weights_hash(shipped.SHIPPED)}"
     if (Path(name) / "model" / "model_index.json").is_file():
         return load_generator(Path(name) / "model")
     return load_generator(Path(name))
 
 
-def load_generator(folder: Path) -> tuple[EgoXPipeline, str]:
+def load_generator(folder: Path) -> "tuple[EgoXPipeline, str]":
     """Returns a pipeline with the LoRA that lies in ``lora`` beside its folder (if any), and its name with a hash.
 
     Raises:
@@ -65,6 +71,10 @@ def load_generator(folder: Path) -> tuple[EgoXPipeline, str]:
             allowed="builtin, inpainting, or a folder of a trained generator",
             fix="egoloom demo trains one into runs/demo/exo2ego/base",
         )
+    from diffusers.utils import logging as diffusers_logging
+
+    from egoloom.exo2ego.pipeline import EgoXPipeline
+
     # The loader's own bars and remarks about annotations say nothing to a user.
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()

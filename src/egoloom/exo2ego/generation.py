@@ -1,12 +1,15 @@
 """Generation of many clips with one set of options."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.samples import GeneratorSample
+
+if TYPE_CHECKING:  # the pipeline imports diffusers, which takes seconds
+    from egoloom.exo2ego.pipeline import EgoXPipeline
 
 
 class GenerationConfig(BaseModel):
@@ -36,7 +39,7 @@ class GenerationConfig(BaseModel):
 
 
 def generate(
-    pipeline: EgoXPipeline,
+    pipeline: "EgoXPipeline",
     samples: Sequence[GeneratorSample],
     config: GenerationConfig | None = None,
     *,

@@ -40,6 +40,6 @@ class DemoConfig(BaseModel):
     max_generated_share: float = Field(default=0.25, ge=0, lt=1)
     experiment_labels: int = Field(default=3, ge=1)
     experiment_seeds: int = Field(default=4, ge=1)
-    experiment_steps: int = Field(default=200, ge=1)
+    experiment_steps: int = Field(default=150, ge=1)
     num_workers: int = Field(default=2, ge=1)
     seed: int = 0

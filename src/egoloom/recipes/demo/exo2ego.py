@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.progress import track
 
 from egoloom.augmentation.generate import AugmentationConfig, generate_clips, generated_store
-from egoloom.augmentation.generators import load_generator
+from egoloom.augmentation.generators import inpaint, load_generator
 from egoloom.augmentation.samples import generator_prior_config, generator_sample
 from egoloom.augmentation.takes import load_take
 from egoloom.clips import Clip, ClipStore
@@ -148,12 +147,3 @@ def measure_pictures(config: DemoConfig, data: DemoData, out: Path) -> dict[str,
         "num_measured_takes": len(clips),
         "measured_on": "the takes it was adapted to" if data.is_real else "takes that the generator never saw",
     }
-
-
-def inpaint(prior_TCHW: np.ndarray, hole_THW: np.ndarray) -> np.ndarray:
-    """Fills the holes of a prior with OpenCV's Telea inpainting: the simple method that a generator must beat."""
-    frames = []
-    for frame, hole in zip(prior_TCHW, hole_THW, strict=True):
-        picture = np.ascontiguousarray(frame.transpose(1, 2, 0))
-        frames.append(cv2.inpaint(picture, hole.astype(np.uint8) * 255, 3, cv2.INPAINT_TELEA).transpose(2, 0, 1))
-    return np.stack(frames)
