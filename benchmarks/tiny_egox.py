@@ -131,7 +131,7 @@ def measure_quality(store: ClipStore, options: argparse.Namespace) -> dict[str, 
     for steps in (1, 2, 4):
         start = time.process_time()
         videos = generate(pipeline, test, GenerationConfig(num_steps=steps))
-        measure(f"tiny EgoX, {steps} steps", videos, cpu_s_a_clip=(time.process_time() - start) / len(test))
+        measure(f"tiny EgoX, steps: {steps}", videos, cpu_s_a_clip=(time.process_time() - start) / len(test))
     if options.strips:
         write_strips(options.strips, test, generate(pipeline, test[:NUM_STRIPS], GenerationConfig()))
     if options.unet_seconds:

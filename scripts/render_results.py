@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from generator_tables import tiny_latents, tiny_quality
+
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
     "rgb_labels": "RGB network, labels only",
@@ -237,6 +239,8 @@ BLOCKS: tuple[tuple[str, str, str, Renderer], ...] = (
     ("docs/distillation.md", "experiment", "distillation.json", distillation),
     ("README.md", "augmentation", "augmentation.json", augmentation_summary),
     ("docs/augmentation.md", "experiment", "augmentation.json", augmentation),
+    ("docs/exo2ego.md", "tiny", "tiny_egox.json", tiny_quality),
+    ("docs/exo2ego.md", "latents", "tiny_egox_latents.json", tiny_latents),
 )
 
 if __name__ == "__main__":

@@ -124,7 +124,11 @@ def train_generator(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
+    # accelerate keeps the precision of a process's first run for all later ones, so bfloat16, which needs no scaling of
+    # gradients, is asked of torch itself.
+    precision = "fp16" if config.mixed_precision == "fp16" else None
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    is_bf16 = config.mixed_precision == "bf16"
     generator = torch.Generator().manual_seed(config.seed + accelerator.process_index)
     cached = [clip for clip in samples if isinstance(clip, CachedClip)]
     if not cached:
@@ -156,7 +160,8 @@ def train_generator(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate(config, state.step, elapsed)
             batch = _to_device(batches.draw(), accelerator.device)
-            loss = generator_loss(pipeline, batch, config, generator, model)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=is_bf16):
+                loss = generator_loss(pipeline, batch, config, generator, model)
             if not math.isfinite(float(loss.detach())):
                 raise UserError(
                     f"The training loss became {float(loss.detach())} at step {state.step + 1}",

@@ -26,7 +26,7 @@ class GeneratorTraining(BaseModel):
         window_frames: Cuts longer clips into windows of so many frames.
         geometry: Uses geometry-guided attention where samples have geometry.
         gradient_checkpointing: Recomputes blocks in the backward pass.
-        mixed_precision: Of accelerate.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``.
         checkpoint_every: Steps between checkpoints, where a run folder is given.
         seed: Seed of batches, noise and LoRA.
     """

@@ -1,0 +1,55 @@
+"""Tables about the generator, for ``render_results.py``."""
+
+from typing import Any
+
+REGIONS = ("psnr_db_covered", "psnr_db_holes", "psnr_db_hands_and_arms")
+
+
+def tiny_quality(record: dict[str, Any]) -> str:
+    """Returns the quality table of the tiny generator."""
+    table = record["table"]
+    has_lpips = all("st_lpips" in row for row in table.values())
+    head = ["", "PSNR", "covered", "holes", "hands, arms", "SSIM", *(["ST-LPIPS"] if has_lpips else []), "CPU a clip"]
+    lines = [
+        f"{record['num_test_clips']} takes of {record['num_test_kitchens']} kitchens that it never saw (simulated; "
+        f"64 px, 17 frames of 2 s; the prior covers {100 * record['coverage']:.0f} % of the pixels); "
+        "95 % intervals over takes; `python benchmarks/tiny_egox.py quality`, record `docs/results/tiny_egox.json`.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+    ]
+    for name, row in table.items():
+        seconds = row.get("cpu_s_a_clip")
+        cells = [
+            _name(name, row, record),
+            f"{row['psnr_db']:.1f} dB ± {row['psnr_db_ci95']:.1f}",
+            *(f"{row[region]:.1f}" for region in REGIONS),
+            f"{row['ssim']:.3f}",
+            *([f"{row['st_lpips']:.3f}"] if has_lpips else []),
+            "" if seconds is None else f"{seconds:.2f} s",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _name(name: str, row: dict[str, float], record: dict[str, Any]) -> str:
+    if "training_cpu_s" in row:
+        millions = record["unet_num_parameters"] / 1e6
+        return f"{name}, {millions:.1f} M parameters, {row['training_cpu_s'] / 60:.0f} CPU minutes"
+    return f"**{name} (the default)**" if name == "tiny EgoX, steps: 2" else name
+
+
+def tiny_latents(record: dict[str, Any]) -> str:
+    """Returns what each kind of latents loses."""
+    lines = [
+        f"{record['num_train_clips']} takes to fit, {record['num_test_clips']} takes of unseen kitchens to measure; "
+        "4 frames of 4 x 4 px a cell; `python benchmarks/tiny_egox.py latents`, record "
+        "`docs/results/tiny_egox_latents.json`.",
+        "",
+        "| latents | CPU s of fitting | reconstruction |",
+        "|---|---|---|",
+    ]
+    for name, row in record["table"].items():
+        quality = "exact" if row["psnr_db"] is None else f"{row['psnr_db']:.1f} dB, SSIM {row['ssim']:.2f}"
+        lines.append(f"| {name} | {row['fit_cpu_s']:.1f} | {quality} |")
+    return "\n".join(lines)
