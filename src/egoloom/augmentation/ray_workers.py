@@ -5,6 +5,7 @@ The workers claim clips on the shared folder as local processes do, decode there
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from egoloom._optional import require_package
 from egoloom.augmentation.claims import is_stopped
@@ -14,6 +15,7 @@ from egoloom.errors import UserError
 
 POLL_S = 0.5
 CONNECT_TIMEOUT_S = 3.0
+MAX_STARTS = 3
 
 
 def work_on_ray(job: Job, address: str, num_workers: int, on_poll: Callable[[], int]) -> None:
@@ -30,24 +32,37 @@ def work_on_ray(job: Job, address: str, num_workers: int, on_poll: Callable[[], 
     """
     ray = require_package("ray", extra="ray")
     refuse_unreachable(address)
-    try:
-        ray.init(
-            address=None if address == "local" else address,
-            num_cpus=num_workers if address == "local" else None,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level="error",
-        )
-    except Exception as error:
-        raise UserError(f"Cannot reach Ray at {address!r}: {error}", allowed="local, auto, host:port") from error
+    _connect(ray, address, num_workers)
     try:
         remote = ray.remote(max_retries=-1, num_cpus=1)(worker_on_ray)
         waiting = [remote.remote(job, k * len(job.orders) // num_workers) for k in range(num_workers)]
-        while on_poll() < len(job.orders) and not is_stopped(job):
+        while on_poll() < len(job.orders) and waiting and not is_stopped(job):
             done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
             ray.get(done)  # raises what a worker raised
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str, num_workers: int) -> None:
+    """Joins a cluster or starts one; Ray gives its own node half a minute to start, which a busy machine may exceed."""
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if address != "local":
+        try:
+            ray.init(address=address, **quiet)
+        except Exception as error:
+            allowed = "local, auto, host:port or ray://host:port"
+            raise UserError(f"Cannot reach Ray at {address!r}: {error}", allowed=allowed) from error
+        return
+    for attempt in range(1, MAX_STARTS + 1):
+        try:
+            ray.init(num_cpus=num_workers, include_dashboard=False, **quiet)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt == MAX_STARTS:
+                raise UserError(
+                    f"Ray did not start on this machine, {attempt} times: {error}", fix="--workers without --ray"
+                ) from error
 
 
 def refuse_unreachable(address: str) -> None:
