@@ -282,7 +282,7 @@ class EgoXTake:
     @property
     def T_world_exo(self) -> torch.Tensor:
         """Exo pose ``[4, 4]``, or ``[T, 4, 4]`` at the used frames where ``camera_extrinsics`` lists many poses."""
-        raw = self.entry.get("camera_extrinsics")
+        raw = self.entry.get("camera_extrinsics") or []
         if _is_trajectory(raw):
             return self._trajectory(raw, "exo").at(self.times_s)
         return as_pose(world_to_camera(torch.from_numpy(self._matrix("camera_extrinsics", (3, 4), (4, 4)))))

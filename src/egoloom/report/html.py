@@ -128,9 +128,13 @@ def _accuracy_figure(rows: list) -> str | None:
 
 
 def _mixtures_figure(rows: list[MixtureRow]) -> str | None:
-    points = [(row.name, 100 * row.mean, *(100 * end for end in row.limits or ())) for row in rows]
-    shown = [point if len(point) == 4 else (*point, None, None) for point in points]
-    return draw.intervals_figure(shown, "top-1 (%)") if len(shown) > 1 else None
+    points: list[tuple[str, float, float | None, float | None]] = []
+    for row in rows:
+        low, high = row.limits or (None, None)
+        points.append(
+            (row.name, 100 * row.mean, None if low is None else 100 * low, None if high is None else 100 * high)
+        )
+    return draw.intervals_figure(points, "top-1 (%)") if len(points) > 1 else None
 
 
 def _others(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
