@@ -39,7 +39,7 @@ class DistillationExperiment(BaseModel):
         store: A kitchen store; made (``num_takes``, ``data_seed``) if absent.
         num_takes: Takes of the kitchen.
         data_seed: Seed of the kitchen.
-        num_seeds: Seeds; each draws the labels that are wrong or missing anew, and all networks.
+        num_seeds: Seeds of each setting, or one number for all; each seed draws the labels that are wrong or missing anew, and all networks.
         steps: Optimiser steps of every network that is compared (labels, student, omnivorous), whatever the number of
             its clips.
         teacher_steps: Of the teachers of other sensors; layout transformers get more.
@@ -54,7 +54,7 @@ class DistillationExperiment(BaseModel):
     store: Path | None = None
     num_takes: int = Field(default=612, ge=40)
     data_seed: int = 3
-    num_seeds: int = Field(default=3, ge=1)
+    num_seeds: tuple[int, ...] = (3, 3, 5)
     steps: int = Field(default=1200, ge=1)
     teacher_steps: int = Field(default=480, ge=1)
     noise_share: float = Field(default=0.3, ge=0, le=0.9)
@@ -95,15 +95,31 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
             record.add(finished.job.setting, treatment, finished.job.seed, figures)
         record.save(record_path, gains(record))
 
-    chosen_settings = [setting for setting in SETTINGS if setting.name in config.settings]
+    seeds = seeds_of(config)
     # Seed by seed, so that an early end leaves whole comparisons behind; students need their teachers.
-    stages = [(seed, stage) for seed in range(config.num_seeds) for stage in (0, 1)]
-    for seed, stage in [*stages, *((seed, 2) for seed in range(config.num_seeds))]:
-        chosen = [job for setting in chosen_settings for job in plan(config, store, out, setting, seed)[stage]]
+    stages = [(seed, stage) for seed in range(max(seeds.values())) for stage in (0, 1)]
+    for seed, stage in [*stages, *((seed, 2) for seed in range(max(seeds.values())))]:
+        settings = [setting for setting in SETTINGS if seed < seeds.get(setting.name, 0)]
+        chosen = [job for setting in settings for job in plan(config, store, out, setting, seed)[stage]]
         run_jobs(chosen, num_workers=config.num_workers, description=f"{STAGES[stage]}, seed {seed}", on_finished=keep)
     record.values = {key: record.values[key] for key in sorted(record.values, key=_order)}
     record.save(record_path, gains(record))
     return record.to_dict(gains(record))
+
+
+def seeds_of(config: DistillationExperiment) -> dict[str, int]:
+    """Returns the number of seeds of every setting.
+
+    Raises:
+        UserError: If there are neither one number nor as many as settings.
+    """
+    given = config.num_seeds if len(config.num_seeds) > 1 else config.num_seeds * len(config.settings)
+    if len(given) != len(config.settings) or min(given, default=0) < 1:
+        raise UserError(
+            f"{len(config.num_seeds)} numbers of seeds for {len(config.settings)} settings",
+            allowed="one of --num-seeds, or as many as of --settings, each 1 or more",
+        )
+    return dict(zip(config.settings, given, strict=True))
 
 
 def open_kitchen(given: Path | None, path: Path, num_takes: int, seed: int) -> ClipStore:
