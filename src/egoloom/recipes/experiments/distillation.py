@@ -39,7 +39,8 @@ class DistillationExperiment(BaseModel):
         store: A kitchen store; made (``num_takes``, ``data_seed``) if absent.
         num_takes: Takes of the kitchen.
         data_seed: Seed of the kitchen.
-        num_seeds: Seeds of each setting, or one number for all; each seed draws the labels that are wrong or missing anew, and all networks.
+        num_seeds: Seeds of each setting, or one number for all; each seed draws the labels that are wrong or missing
+            anew, and all networks.
         steps: Optimiser steps of every network that is compared (labels, student, omnivorous), whatever the number of
             its clips.
         teacher_steps: Of the teachers of other sensors; layout transformers get more.
