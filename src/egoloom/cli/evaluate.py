@@ -1,8 +1,9 @@
-"""``egoloom evaluate``: a data set's protocol on a file of scores, or a trained run on its store."""
+"""``egoloom evaluate``: a data set's protocol on a file of scores, generated clips, or a trained run on its store."""
 
 import json
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,10 +13,11 @@ import tyro
 from egoloom.errors import UserError
 
 USAGE = """usage: egoloom evaluate --protocol NAME --predictions FILE --annotations FILE [options]
+       egoloom evaluate --protocol exo2ego --generated FOLDER_OR_STORE --truth FOLDER_OR_STORE [options]
        egoloom evaluate RUN [options]
 
-The first form scores a file of predictions under a public protocol (epic-100, ssv2); the second shows a trained run
-its clips again. Add --help after either for its options."""
+The first form scores a file of predictions under a public protocol (epic-100, ssv2); the second compares generated ego
+clips with recorded ones; the third shows a trained run its clips again. Add --help after each for its options."""
 
 
 @dataclass
@@ -79,7 +81,11 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(USAGE)
         return
-    if any(argument.split("=")[0] == "--protocol" for argument in arguments):
+    if "--protocol=exo2ego" in arguments or ("--protocol", "exo2ego") in pairwise(arguments):
+        from egoloom.cli import evaluate_exo2ego
+
+        evaluate_exo2ego.main(arguments)
+    elif any(argument.split("=")[0] == "--protocol" for argument in arguments):
         evaluate_protocol(tyro.cli(ProtocolArguments, prog="egoloom evaluate", args=arguments))
     else:
         evaluate_run(arguments)

@@ -29,7 +29,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("train", "train one recogniser on labels"),
     "distill": Verb("distill", "teach an RGB-only student with multimodal teachers"),
     "experiment": Verb("experiment", "compare training with and without teachers, or generated clips, over seeds"),
-    "evaluate": Verb("evaluate", "measure accuracy and calibration of a run or a file of scores"),
+    "evaluate": Verb("evaluate", "measure a run, a file of scores, or generated clips"),
     "calibrate": Verb("calibrate", "make stated probabilities true on held-out clips"),
     "predict": Verb("predict", "name the action in a video"),
     "ego-prior": Verb("ego_prior", "render what the wearer would see from an exo video, depth and cameras"),

@@ -257,6 +257,7 @@ class VideoQuality:
     flicker: float | None
     smoothness: float | None
     dynamic_strength_px: float | None
+    is_dynamic: bool | None
     num_frames: int
     protocol: str
 
@@ -282,13 +283,15 @@ def evaluate_video(
     """
     frames, _ = _pair(prediction, truth, "rgb")
     count, _, height, width = frames.shape
+    strength_px, is_dynamic = dynamic_degree(prediction) if count >= 2 else (None, None)
     return VideoQuality(
         psnr_db=psnr_db(prediction, truth, channels),
         ssim=ssim(prediction, truth, channels),
         lpips=None if lpips_distance is None else lpips(prediction, truth, lpips_distance),
         flicker=temporal_flicker(prediction) if count >= 2 else None,
         smoothness=motion_smoothness(prediction) if count >= 3 else None,
-        dynamic_strength_px=dynamic_degree(prediction)[0] if count >= 2 else None,
+        dynamic_strength_px=strength_px,
+        is_dynamic=is_dynamic,
         num_frames=count,
         protocol=f"ego crop {width}x{height}, {count} frames, {channels}, PSNR over the whole clip",
     )
