@@ -5,7 +5,7 @@ r"""Quality of the tiny generator on kitchens that it never saw, and ablations o
     egoloom exo2ego train kitchen-tiny --store clips/takes --out runs/tiny \
         --splits train unlabelled validation test unseen_participant
     python benchmarks/tiny_egox.py quality --store clips/takes --out docs/results/tiny_egox.json
-    python benchmarks/tiny_egox.py latents --store clips/takes --out docs/results/tiny_egox_latents.json
+    python benchmarks/tiny_egox.py latents --store clips/takes --out runs/tiny_egox_latents.json
     python benchmarks/tiny_egox.py ablation --store clips/takes --out docs/results/tiny_egox_ablation.json
 
 The second command makes the weights that ship. ``quality`` compares them with their own input (the ego prior, holes

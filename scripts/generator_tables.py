@@ -37,19 +37,3 @@ def _name(name: str, row: dict[str, float], record: dict[str, Any]) -> str:
         millions = record["unet_num_parameters"] / 1e6
         return f"{name}, {millions:.1f} M parameters, {row['training_cpu_s'] / 60:.0f} CPU minutes"
     return f"**{name} (the default)**" if name == "tiny EgoX, steps: 2" else name
-
-
-def tiny_latents(record: dict[str, Any]) -> str:
-    """Returns what each kind of latents loses."""
-    lines = [
-        f"{record['num_train_clips']} takes to fit, {record['num_test_clips']} takes of unseen kitchens to measure; "
-        "4 frames of 4 x 4 px a cell; `python benchmarks/tiny_egox.py latents`, record "
-        "`docs/results/tiny_egox_latents.json`.",
-        "",
-        "| latents | CPU s of fitting | reconstruction |",
-        "|---|---|---|",
-    ]
-    for name, row in record["table"].items():
-        quality = "exact" if row["psnr_db"] is None else f"{row['psnr_db']:.1f} dB, SSIM {row['ssim']:.2f}"
-        lines.append(f"| {name} | {row['fit_cpu_s']:.1f} | {quality} |")
-    return "\n".join(lines)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from generator_tables import tiny_latents, tiny_quality
+from generator_tables import tiny_quality
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -240,7 +240,6 @@ BLOCKS: tuple[tuple[str, str, str, Renderer], ...] = (
     ("README.md", "augmentation", "augmentation.json", augmentation_summary),
     ("docs/augmentation.md", "experiment", "augmentation.json", augmentation),
     ("docs/exo2ego.md", "tiny", "tiny_egox.json", tiny_quality),
-    ("docs/exo2ego.md", "latents", "tiny_egox_latents.json", tiny_latents),
 )
 
 if __name__ == "__main__":
