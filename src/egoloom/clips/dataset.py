@@ -20,7 +20,14 @@ from egoloom.clips.transforms import ColourPlan, SpatialPlan, ViewConfig, view_g
 from egoloom.errors import UserError
 
 Sample = dict[str, Any]
-TRAINABLE_MODALITIES = (Modality.RGB, Modality.FLOW, Modality.SPECTROGRAM, Modality.BOXES, Modality.IMU)
+TRAINABLE_MODALITIES = (
+    Modality.RGB,
+    Modality.FLOW,
+    Modality.SPECTROGRAM,
+    Modality.SPECTROGRAM_FRAMES,
+    Modality.BOXES,
+    Modality.IMU,
+)
 
 
 class ClipEntry(NamedTuple):
@@ -77,7 +84,7 @@ class ClipDataset(Dataset[Sample]):
             if not any(modality in entry.clip.present for entry in entries):
                 raise UserError(
                     f"No clip of {entries[0].store.path} has the modality '{modality}'",
-                    fix=f"egoloom modalities {modality} --store {entries[0].store.path}",
+                    fix=f"egoloom modalities {modality.replace('_', '-')} --store {entries[0].store.path}",
                 )
         self.entries = list(entries)
         self.modalities = tuple(Modality(modality) for modality in modalities)
@@ -177,6 +184,8 @@ class ClipDataset(Dataset[Sample]):
             return plan.flow(reader.flow(clip.video_id, times_s))
         if modality is Modality.SPECTROGRAM:
             return reader.spectrogram(clip.video_id, clip.start_s, clip.end_s, view.num_spectrogram_columns)
+        if modality is Modality.SPECTROGRAM_FRAMES:
+            return reader.spectrogram_frames(clip.video_id, times_s, view.size_px)
         if modality is Modality.IMU:
             return reader.imu(clip.video_id, clip.start_s, clip.end_s, view.num_imu_samples)
         boxes = reader.boxes(clip.video_id, times_s, view.max_boxes)
@@ -187,6 +196,8 @@ class ClipDataset(Dataset[Sample]):
         view = self.view
         if modality in (Modality.RGB, Modality.FLOW):
             return np.zeros((view.num_frames, 3, view.size_px, view.size_px), np.uint8)
+        if modality is Modality.SPECTROGRAM_FRAMES:
+            return np.zeros((view.num_frames, 3, view.size_px, view.size_px), np.float32)
         if modality is Modality.SPECTROGRAM:
             return np.zeros((1, self._num_mels(), view.num_spectrogram_columns), np.float32)
         if modality is Modality.IMU:

@@ -18,6 +18,7 @@ class Modality(StrEnum):
     FLOW = "flow"
     AUDIO = "audio"
     SPECTROGRAM = "spectrogram"
+    SPECTROGRAM_FRAMES = "spectrogram_frames"
     BOXES = "boxes"
     IMU = "imu"
     DEPTH = "depth"
@@ -35,6 +36,7 @@ _SUFFIXES = {
     Modality.FLOW: ".mp4",
     Modality.AUDIO: ".flac",
     Modality.SPECTROGRAM: ".npz",
+    Modality.SPECTROGRAM_FRAMES: ".npz",
     Modality.BOXES: ".parquet",
     Modality.IMU: ".parquet",
     Modality.DEPTH: ".npz",

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
+import cv2
 import numpy as np
 
 from egoloom.clips.media import VideoReader, read_arrays, read_table
@@ -12,6 +13,7 @@ from egoloom.clips.store import ClipStore
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 IMU_COLUMNS = ("ax", "ay", "az", "gx", "gy", "gz")
+WINDOW_S, NUM_WINDOW_COLUMNS, SILENCE_DB = 1.116, 224, -100.0  # of the sound around a frame (arXiv 2307.07483)
 MAX_OPEN_SHARDS = 64
 SILENCE_LOG = float(np.log(1e-6))  # the log-mel value of digital silence
 
@@ -73,6 +75,25 @@ class TrackReader:
         padded = np.full((num_columns, log_mel.shape[1]), SILENCE_LOG, dtype=np.float32)
         padded[: len(part)] = part
         return np.ascontiguousarray(padded.T[None])
+
+    def spectrogram_frames(self, video_id: str, times_s: np.ndarray, size_px: int) -> np.ndarray:
+        """Returns the sound around each second as a square picture in decibels, float32 ``[T, 3, size_px, size_px]``.
+
+        Rows are mel bands, columns 1.116 s of time centred on the moment, both resized to the nearest; the three
+        channels are equal. What lies outside of the recording is silent.
+        """
+        arrays = self._small(Modality.SPECTROGRAM_FRAMES, video_id)
+        power_db, hop_s = arrays["power_db"].astype(np.float32), float(arrays["hop_s"])
+        silence = np.full((NUM_WINDOW_COLUMNS, power_db.shape[1]), SILENCE_DB, np.float32)
+        padded = np.concatenate([silence, power_db, silence])
+        firsts = np.rint((np.asarray(times_s) - WINDOW_S / 2) / hop_s).astype(int) + NUM_WINDOW_COLUMNS
+        firsts = np.clip(firsts, 0, len(padded) - NUM_WINDOW_COLUMNS)
+        size = (size_px, size_px)
+        pictures = [
+            cv2.resize(padded[first : first + NUM_WINDOW_COLUMNS].T, size, interpolation=cv2.INTER_NEAREST)
+            for first in firsts
+        ]
+        return np.repeat(np.stack(pictures)[:, None], 3, axis=1)
 
     def imu(self, video_id: str, start_s: float, end_s: float, num_samples: int) -> np.ndarray:
         """Returns accelerometer (m/s²) and gyroscope (rad/s) on a regular clock, float32 ``[6, num_samples]``."""

@@ -23,6 +23,11 @@ class Computable:
 MODALITIES: dict[str, Computable] = {
     "flow": Computable("flow", "FlowConfig", "dense optical flow (DIS; RAFT with weights of yours)"),
     "spectrogram": Computable("spectrogram", "SpectrogramConfig", "log-mel spectrogram of the sound"),
+    "spectrogram-frames": Computable(
+        "spectrogram_frames",
+        "SpectrogramFramesConfig",
+        "1.116 s of sound around each frame, for the published network",
+    ),
     "imu": Computable("imu", "ImuConfig", "direction of gravity for the IMU track, for aligned windows"),
     "hands": Computable("hands", "HandsConfig", "hand boxes and points with MediaPipe (--setup makes its environment)"),
     "depth": Computable("depth", "DepthConfig", "depth from a network of yours (--network FOLDER)"),

@@ -118,6 +118,11 @@ def log_mel(samples: np.ndarray | torch.Tensor, config: SpectrogramConfig = DEFA
     return torch.log(mel_power(samples, config) / config.n_fft + POWER_FLOOR)
 
 
+def decibels(power: torch.Tensor) -> torch.Tensor:
+    """Returns 10 log10(max(S, 1e-10)) of mel power."""
+    return 10.0 * torch.log10(power.clamp_min(1e-10))
+
+
 def reference_windows(samples: np.ndarray, times_s: np.ndarray) -> torch.Tensor:
     """Returns the input of the reference's audio network: one spectrogram around each video frame, in dB.
 
@@ -140,7 +145,7 @@ def reference_windows(samples: np.ndarray, times_s: np.ndarray) -> torch.Tensor:
         inside = samples[max(0, start) : max(0, start + length)]
         offset = max(0, -start)
         piece[offset : offset + len(inside)] = inside
-        windows.append(10.0 * torch.log10(mel_power(piece, config).clamp_min(1e-10)).T)
+        windows.append(decibels(mel_power(piece, config)).T)
     return torch.stack(windows)
 
 
