@@ -1,6 +1,9 @@
 import http.server
 import itertools
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -296,12 +299,47 @@ def test_verb_writes_events_and_overlay(artefact, video, tmp_path, capsys):
     assert [json.loads(line) for line in events.read_text().splitlines()] == lines
 
 
-def test_bad_sources_exit_with_two(artefact, student_onnx, tmp_path, capsys):
+def test_a_stopped_stream_keeps_what_it_saw(artefact, tmp_path, moving_frames):
+    """A camera never ends by itself: the usual end is a signal."""
+    write_video(tmp_path / "minute.mp4", moving_frames(600, 48, 64), 10)
+    overlay, events = tmp_path / "side.mp4", tmp_path / "events.jsonl"
+    arguments = [
+        "--input",
+        str(tmp_path / "minute.mp4"),
+        "--realtime",
+        "--events",
+        str(events),
+        "--output",
+        str(overlay),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "egoloom", "stream", str(artefact), *arguments, "--on-probability", "0.2",
+         "--off-probability", "0.1"], stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".events*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert lines
+    assert lines[-1]["end_s"] < 59
+    with VideoReader(overlay) as reader:
+        assert 0 < len(reader.all_frames()) < 300
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_bad_sources_exit_with_two(artefact, student_onnx, video, tmp_path, capsys):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
+    unknown = tmp_path / "unknown_codec.mp4"
+    unknown.write_bytes(video.read_bytes().replace(b"avc1", b"zz9z"))
     for model, source, message in (
         (artefact, tmp_path / "missing.mp4", "There is no video"),
         (artefact, broken, "Cannot open"),
+        (artefact, unknown, "cannot be decoded"),
         (student_onnx, broken, "single file for whole clips"),
         (tmp_path / "nothing", broken, "There is no model"),
     ):

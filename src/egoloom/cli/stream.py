@@ -1,7 +1,9 @@
 """``egoloom stream``: follows a video, camera or network stream and writes events as JSON lines."""
 
 import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +24,7 @@ def stream(
     max_seconds: float | None = None,
     num_threads: int = 1,
 ) -> None:
-    """Names what the wearer does while it happens; every new frame costs one frame.
+    """Names what the wearer does while it happens; every new frame costs one frame. Ctrl-C ends it and keeps all files.
 
     Args:
         model: An artefact folder of a causal student, or a checkpoint or run folder.
@@ -58,15 +60,16 @@ def stream(
     with contextlib.ExitStack() as stack:
         overlay = stack.enter_context(OverlayWriter(output, student.card)) if output else None
         lines = stack.enter_context(stack.enter_context(atomic_path(events)).open("w")) if events else sys.stdout
-        for time_s, log_probs, frame in stream_predictions(student, frames):
-            num_predictions += 1
-            for event in detector.update(time_s, log_probs):
-                num_events += 1
-                print(event.to_json(), file=lines, flush=True)
-            if overlay:
-                overlay.write(time_s, frame, log_probs, detector.current)
-            if max_seconds is not None and time_s >= max_seconds:
-                break
+        with _stopped_by_signals():
+            for time_s, log_probs, frame in stream_predictions(student, frames):
+                num_predictions += 1
+                for event in detector.update(time_s, log_probs):
+                    num_events += 1
+                    print(event.to_json(), file=lines, flush=True)
+                if overlay:
+                    overlay.write(time_s, frame, log_probs, detector.current)
+                if max_seconds is not None and time_s >= max_seconds:
+                    break
         for event in detector.finish():
             num_events += 1
             print(event.to_json(), file=lines, flush=True)
@@ -81,6 +84,17 @@ def stream(
         if path:
             print(f"{words}: {path}", file=say)
     print(f"Next: egoloom bench {model}", file=say)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Ctrl-C and a service manager's SIGTERM end a stream like its own end: what was seen so far is kept."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(arguments: list[str]) -> None:

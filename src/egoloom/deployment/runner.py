@@ -18,7 +18,8 @@ _LOADS = {
 def run(clip):
     """Log-probabilities of each head for frames [1, T, 3, H, W]."""
     return dict(zip([output.name for output in SESSION.get_outputs()], SESSION.run(None, {{"rgb": clip}})))''',
-    "openvino": '''MODEL = openvino.Core().compile_model(str(HERE / "{file}"), "CPU")
+    "openvino": '''OPTIONS = {{"INFERENCE_PRECISION_HINT": "f32"}} if CARD["precision"] == "fp32" else {{}}
+MODEL = openvino.Core().compile_model(str(HERE / "{file}"), "CPU", OPTIONS)
 
 
 def run(clip):

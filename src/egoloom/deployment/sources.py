@@ -102,16 +102,24 @@ def _file_frames(path: Path, counts: SourceCounts) -> Iterator[TimedFrame]:
 def _decode(container: InputContainer, counts: SourceCounts, clock: Callable[[float], float]) -> Iterator[TimedFrame]:
     """Decodes packet by packet, so that one damaged packet costs its frames and not the stream."""
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise UserError(f"{container.name} holds video that cannot be decoded", fix="check or convert the file")
     stream.codec_context.thread_count = 1
     reformatter = VideoReformatter()
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
-            frames = packet.decode()
         except (StopIteration, av.error.EOFError):
             return
-        except av.error.InvalidDataError:
+        except av.error.InvalidDataError:  # other errors of the source end a file and reopen a live stream
+            counts.num_broken += 1
+            continue
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
             counts.num_broken += 1
             continue
         for frame in frames:

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +160,20 @@ def test_manual_poses_and_editor(egox_folder, tmp_path, capsys, build_room):
     assert '"depth_scale": 1.1' in (tmp_path / "editor.html").read_text()
     prior = read(tmp_path / "p.mp4").astype(int)
     assert np.abs(prior[0] - prior[5]).mean() < 2  # one pose: nothing moves
+
+
+def test_rerun_recording_holds_cameras_cloud_and_prior(egox_folder, tmp_path):
+    pytest.importorskip("rerun", reason="the extra viz is not installed")
+    scene = tmp_path / "scene.rrd"
+    arguments = ["--out", str(tmp_path / "p.mp4"), "--size", "64", "--depth-scale", "1", "--rerun", str(scene)]
+    main([str(egox_folder()), *arguments])
+    printed = subprocess.run(
+        [sys.executable, "-m", "rerun", "rrd", "print", str(scene)], capture_output=True, text=True, check=False
+    )
+    assert printed.returncode == 0, printed.stderr
+    for entity in ("/world/cloud", "/world/exo/image", "/world/ego/image", "/prior/confidence", "/prior/coverage"):
+        assert entity in printed.stdout
+    assert "time" in printed.stdout
 
 
 @pytest.mark.parametrize(

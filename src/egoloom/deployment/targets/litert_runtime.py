@@ -39,7 +39,7 @@ class LiteRtTarget(Target):
     modules = ("ai_edge_litert",)
     export_modules = ("litert_torch",)
     extra = EXTRA
-    install = "in an environment of its own: pip install litert-torch egoloom"
+    install = "in an environment of its own: pip install litert-torch, and after it pip install egoloom"
     precisions = ("fp32",)
     dynamic_batch = False
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egoloom._optional import require_package
-from egoloom.deployment.card import Precision
+from egoloom.deployment.card import Precision, read_card
 from egoloom.deployment.targets.base import Arrays, Runtime, Target
 from egoloom.deployment.targets.onnx_runtime import write_onnx
 from egoloom.errors import UserError
@@ -33,7 +33,10 @@ class OpenVinoRuntime(Runtime):
 
 
 class OpenVinoTarget(Target):
-    """fp32, fp16 (weights stored as half) and int8; a pair of files ``model.xml`` and ``model.bin``."""
+    """fp32, fp16 (weights stored as half, bf16 or half arithmetic where the processor has it) and int8.
+
+    An artefact is a pair of files, ``model.xml`` and ``model.bin``.
+    """
 
     name = "openvino"
     suffix = ".xml"
@@ -57,6 +60,8 @@ class OpenVinoTarget(Target):
         """Returns a compiled model; see `Target.load`."""
         openvino = require_package("openvino", extra="openvino")
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if read_card(path.parent).precision == "fp32":
+            options["INFERENCE_PRECISION_HINT"] = "f32"  # else processors with bf16 compute in it without saying so
         if num_threads:
             options["INFERENCE_NUM_THREADS"] = num_threads
         try:
