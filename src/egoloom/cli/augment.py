@@ -74,6 +74,7 @@ class Arguments:
         num_frames: Frames generated a clip.
         num_steps: Denoising steps.
         seed: Seed of the noise.
+        keep_prior: Share of the ego prior, 0 to 1, in what it shows; 0 leaves everything to the generator.
         metric_depth: The depth of the stores is metric; otherwise one scale is solved for each clip.
         workers: Processes.
         ray: Work on a Ray cluster: local, auto, or host:port.
@@ -96,6 +97,7 @@ class Arguments:
     num_frames: int = 17
     num_steps: int = 2
     seed: int = 0
+    keep_prior: float = 0.0
     metric_depth: bool | None = None
     workers: int = 1
     ray: str | None = None
@@ -159,6 +161,8 @@ def _check(options: Arguments) -> None:
     for name, value, least in (("workers", options.workers, 1), ("limit", options.limit, 1)):
         if value is not None and value < least:
             raise UserError(f"--{name} {value} is too few", allowed=f"{least} or more")
+    if not 0 <= options.keep_prior <= 1:
+        raise UserError(f"--keep-prior {options.keep_prior} is out of range", allowed="0 to 1")
     if not 0 <= options.filter.worst_share < 1:
         raise UserError(f"--filter.worst-share {options.filter.worst_share} is out of range", allowed="0 up to below 1")
     if options.ray is not None:
@@ -180,7 +184,7 @@ def _plan(options: Arguments, sources: "list[ClipStore]") -> tuple["Job", dict[s
     config = AugmentationConfig(
         size_px=options.size,
         num_frames=options.num_frames,
-        generation=GenerationConfig(num_steps=options.num_steps, seed=options.seed),
+        generation=GenerationConfig(num_steps=options.num_steps, seed=options.seed, keep_prior=options.keep_prior),
         prior=generator_prior_config(is_metric=is_metric if options.metric_depth is None else options.metric_depth),
     )
     pick = PickConfig(

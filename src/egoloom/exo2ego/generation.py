@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from egoloom.exo2ego.samples import GeneratorSample
 
@@ -24,6 +25,7 @@ class GenerationConfig(BaseModel):
         overlap_frames: Frames that windows share.
         num_draws: Averages this many draws from different noise (a sharper picture needs 1).
         seed: Seed of the noise.
+        keep_prior: Share of the ego prior in what it shows: 0 is the generator's picture, 1 the prior's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +38,7 @@ class GenerationConfig(BaseModel):
     overlap_frames: int = Field(default=5, ge=1)
     num_draws: int = Field(default=1, ge=1)
     seed: int = 0
+    keep_prior: float = Field(default=0.0, ge=0, le=1)
 
 
 def generate(
@@ -71,7 +74,27 @@ def generate(
             for draw in range(config.num_draws)
         ]
         clip = draws[0] if len(draws) == 1 else torch.stack(draws).float().mean(0).round().to(torch.uint8)
+        if config.keep_prior > 0:
+            clip = blend_prior(clip, sample, config.keep_prior)
         clips.append(clip)
         if on_clip is not None:
             on_clip(number, clip)
     return clips
+
+
+def blend_prior(generated_TCHW: torch.Tensor, sample: GeneratorSample, share: float) -> torch.Tensor:
+    """Returns generated frames mixed with the ego prior where it is visible; its holes stay as generated.
+
+    The outermost visible pixels are left as generated too, since a rendered prior frays there, and the next ones count
+    less, so that no seam shows.
+
+    Args:
+        generated_TCHW: RGB ``uint8``, of the prior's size.
+        sample: The clip with its prior and holes.
+        share: Weight of the prior, 0..1.
+    """
+    assert sample.hole_THW is not None
+    inner = 1 - max_pool2d(sample.hole_THW[:, None].float(), 3, stride=1, padding=1)
+    weight = share * inner * avg_pool2d(inner, 3, stride=1, padding=1, count_include_pad=False)
+    mixed = torch.lerp(generated_TCHW.float(), sample.prior_TCHW.float(), weight)
+    return mixed.round().to(torch.uint8)
