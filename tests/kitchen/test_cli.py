@@ -84,6 +84,25 @@ def test_view_writes_a_video_with_sound_as_long_as_the_clip(store, tmp_path):
     assert samples == pytest.approx(16000, abs=3000)
 
 
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+
+
+def test_view_of_a_long_clip_is_written_in_blocks_and_cut(store, tmp_path, monkeypatch, capsys):
+    main(["view", str(store), "--out", str(tmp_path / "whole.mp4")])
+    monkeypatch.setattr("egoloom.cli.view.NUM_FRAMES_PER_BLOCK", 3)
+    main(["view", str(store), "--out", str(tmp_path / "blocks.mp4")])
+    whole, blocks = frames_of(tmp_path / "whole.mp4"), frames_of(tmp_path / "blocks.mp4")
+    assert len(whole) == len(blocks) == 4
+    np.testing.assert_array_equal(whole, blocks)
+    main(["view", str(store), "--out", str(tmp_path / "cut.mp4"), "--max-length-s", "0.5"])
+    assert "the first 0.5 of 1.0 s" in capsys.readouterr().out
+    assert len(frames_of(tmp_path / "cut.mp4")) == 2
+    with pytest.raises(SystemExit):
+        main(["view", str(store), "--max-length-s", "0"])
+
+
 def test_view_shows_an_exo_clip_and_takes_the_first_ego_clip_by_default(store, tmp_path):
     main(["view", str(store), "--clip-id", "take_000001_exo", "--out", str(tmp_path / "exo.mp4")])
     main(["view", str(store), "--out", str(tmp_path / "first.mp4")])
