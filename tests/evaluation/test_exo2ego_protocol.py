@@ -167,3 +167,13 @@ def test_clips_that_cannot_be_compared_are_refused(folders: tuple[Path, Path], t
     source, _ = make_stores(tmp_path)
     with pytest.raises(UserError, match="holds no generated clip"):
         report(capsys, "--generated", source.path, "--truth", truth)
+
+
+def test_clips_of_equal_source_ids_are_told_apart_by_their_store(tmp_path: Path, capsys) -> None:
+    source, made = make_stores(tmp_path)
+    extra = {"source_clip": "t_exo", "source_store": str(source.path)}
+    twin = Clip("h", "g", "p", "ego", "t", 0.0, 2.0, "train", is_generated=True, generator="x", extra=extra)
+    made.append(clips=[twin])
+    record = report(capsys, "--generated", made.path, "--truth", source.path, "--no-lpips", "--resample")
+    assert [row["clip"] for row in record["clips"]] == ["h"]
+    assert "generated from moved/elsewhere" in record["unpaired"]["g"]

@@ -3,6 +3,7 @@
 Legend: T frames, H rows, W columns.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -165,16 +166,18 @@ def _generated_in_store(path: Path, truth: Path, split: str | None) -> list[tupl
     if not clips:
         where = f" in the split {split!r}" if split else ""
         raise UserError(f"{path} holds no generated clip{where}", fix=f"egoloom augment STORE --out {path}")
-    origins = {clip.extra.get("source_store", "") for clip in clips}
-    return [(_footage(store, clip, store.videos[clip.video_id]), _source(clip, origins, truth)) for clip in clips]
+    shared = Counter(clip.extra.get("source_clip") for clip in clips)
+    return [(_footage(store, clip, store.videos[clip.video_id]), _source(clip, shared, truth)) for clip in clips]
 
 
-def _source(clip: Clip, origins: set[str], truth: Path) -> str:
-    """The source clip's id; stores may have moved, but of several only the one at hand has this clip's truth."""
-    origin = clip.extra.get("source_store", "")
-    if len(origins) > 1 and Path(origin).resolve() != truth.resolve():
-        return _Missing(f"it was generated from {origin}")
-    return clip.extra.get("source_clip") or _Missing("it names no source clip")
+def _source(clip: Clip, shared: Counter[str | None], truth: Path) -> str:
+    """The source clip's id. Stores may have moved; where two have a clip of this id, only the one at hand counts."""
+    source, origin = clip.extra.get("source_clip"), clip.extra.get("source_store", "")
+    if not source:
+        return _Missing("it names no source clip")
+    if shared[source] > 1 and Path(origin).resolve() != truth.resolve():
+        return _Missing(f"it was generated from {origin}, and {source} is the source of another clip too")
+    return source
 
 
 def _footage(store: ClipStore, clip: Clip, video: Video) -> Footage:
