@@ -71,7 +71,7 @@ class EgoXTake:
             return path
         # The published files say "./example/<set>/..." relative to the repository, two levels above meta.json.
         candidates = [self.folder / path, *(parent / path for parent in self.folder.resolve().parents[:2])]
-        if path.parts[0] == "example":  # a set that lies elsewhere
+        if path.parts[:1] == ("example",):  # a set that lies elsewhere
             candidates.append(self.folder.joinpath(*path.parts[2:]))
         return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
