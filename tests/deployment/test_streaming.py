@@ -151,6 +151,17 @@ def test_events_follow_each_other():
     ]
 
 
+def test_an_event_does_not_contradict_itself():
+    """The verb head alone prefers another verb than the action that was recognised."""
+    card = card_of(**KITCHEN)
+    detector = EventDetector(card)
+    for index in range(5):
+        best = {"action": ("open drawer", 0.8), "verb": ("cut", 0.9), "noun": ("water", 0.6)}
+        detector.update(index / 10, log_probs(card, **best))
+    (event,) = detector.finish(0.5)
+    assert (event.verb, event.noun, event.action) == ("open", "drawer", "open drawer")
+
+
 def test_short_and_unsure_events_are_dropped():
     short = [("open drawer", 0.9), ("open drawer", 0.9), *[("open drawer", 0.34)] * 5]
     unsure = [("cut carrot", 0.49)] * 10

@@ -107,8 +107,19 @@ class EventDetector:
         if main in names:
             names[main] = self.card.class_names[main][self_open]
         action = self.card.class_names[main][self_open] if main == "action" else None
+        if action is not None:
+            names |= self._parts_of(action)  # separate heads may disagree; an event must not contradict itself
         probability = float(np.mean(self._probabilities))
         return [Event(self._start_s, end_s, names.get("verb"), names.get("noun"), action, probability, self._hands())]
+
+    def _parts_of(self, action: str) -> dict[str, str]:
+        """Verb and noun of an action that is named after both; empty for other names."""
+        nouns = set(self.card.class_names.get("noun", ()))
+        for verb in self.card.class_names.get("verb", ()):
+            noun = action.removeprefix(f"{verb} ")
+            if noun != action and noun in nouns:
+                return {"verb": verb, "noun": noun}
+        return {}
 
     def _best_name(self, head: str) -> str:
         return self.card.class_names[head][int(self._sums[head].argmax())]
