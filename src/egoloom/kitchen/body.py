@@ -75,8 +75,10 @@ class Stance:
         self.nod = Unrest(rng, [0.016, 0.020, 0.010], 0.2, 1.4)
         self.breath = Unrest(rng, [0.0025], 0.22, 0.33)
         self.base_lean = float(rng.uniform(0.07, 0.24))
-        self.tilt = float(rng.normal(0, 0.025))
-        self.mount_pitch = float(np.clip(rng.normal(0.0, 0.07), -0.12, 0.12))
+        # Nobody wears a camera straight: radians by which it sits off the head's axes in this clip.
+        self.mount_roll, self.mount_pitch, self.mount_yaw = (
+            float(np.clip(rng.normal(0.0, sigma), -2 * sigma, 2 * sigma)) for sigma in (0.06, 0.09, 0.08)
+        )
         self.reach = sum(person.arm_m) * 0.93
 
     def torso(self, times: Array) -> tuple[Array, Array]:
@@ -112,7 +114,7 @@ class Stance:
         return self.camera(times)[1]
 
     def camera(self, times: Array) -> tuple[Array, Array]:
-        """Returns ``T_world_camera`` as rotation and position: OpenCV axes, level but for a small natural tilt."""
+        """Returns ``T_world_camera`` as rotation and position: OpenCV axes, as level as the camera is worn."""
         neck = self.neck(times)
         offset = self.gaze(times) - (neck + [0, 0.10, 0.02])
         # Near the nadir a look-at would spin: the eyes, not the head, take up small sideways offsets there.
@@ -121,9 +123,9 @@ class Stance:
         pitch = _soft_clip(np.arctan2(offset[:, 2], flat), -MAX_PITCH_DOWN_RAD, 0.6)
         nod = self.nod(times)
         pitch = pitch + nod[:, 0] + self.mount_pitch + 0.010 * self.rhythm(times)
-        roll = self.tilt + nod[:, 2] + 0.05 * yaw
+        roll = self.mount_roll + nod[:, 2] + 0.05 * yaw
         upright = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # camera axes of a level head facing +y
-        head = multiply(about_z(yaw + nod[:, 1]), multiply(about_x(pitch), about_y(roll)))
+        head = multiply(about_z(yaw + self.mount_yaw + nod[:, 1]), multiply(about_x(pitch), about_y(roll)))
         return multiply(head, upright), neck + apply(head, [0, 0.095, 0.075])
 
     def arms(self, times: Array) -> list[tuple[Array, Array, Array]]:

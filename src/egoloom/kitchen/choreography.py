@@ -10,7 +10,7 @@ from egoloom.kitchen import hand as hands
 from egoloom.kitchen import props
 from egoloom.kitchen.choreography_cyclic import cut, stir, wash, wipe
 from egoloom.kitchen.geometry import Array, about_y, about_z, apply, multiply
-from egoloom.kitchen.hand import Cylinder, grip_cylinder
+from egoloom.kitchen.hand import Cylinder
 from egoloom.kitchen.motion import Anchor, Unrest, chain, minimum_jerk, snap, steps, still, window
 from egoloom.kitchen.room import (
     COUNTER_Z,
@@ -35,6 +35,9 @@ from egoloom.kitchen.stage import (
     place_things,
     reach_and_return,
 )  # fmt: skip
+
+# Held a little below its middle, and taller than the mug is, so that the thumb does not bend over the rim into it.
+MUG_BODY = Cylinder((0, 0, 0.042), (0, 0, 1), props.MUG_RADIUS, 0.2)
 
 
 def _point(values: Array) -> tuple[float, float, float]:
@@ -62,7 +65,7 @@ def drawer(stage: Stage) -> Performance:
         return np.broadcast_to(IDENTITY, (len(times), 3, 3)), position
 
     shape = Cylinder((float(stage.rng.uniform(-0.02, 0.03)), -0.026, 0.772), (1, 0, 0), 0.0065, 0.09)
-    grip = grip_cylinder(shape, (-0.12, 0.62, -0.78), (0.0, -0.8, -0.6), along=0.108, gap=0.010, opposition=0.7)
+    grip = stage.grip(shape, (-0.12, 0.62, -0.78), (0.0, -0.8, -0.6), along=0.108, gap=0.010, opposition=0.7)
     right = reach_and_return(
         stage, stage.rest("right", -0.62), held(body, grip), stage.rest("right", -0.62), (begin, touch, leave, finish)
     )
@@ -103,7 +106,7 @@ def cupboard(stage: Stage) -> Performance:
         return about_z(0.8 * angle(times)), hinge + apply(about_z(angle(times)), door_handle())
 
     shape = Cylinder((0, 0, float(stage.rng.uniform(-0.02, 0.02))), (0, 0, 1), 0.0065, 0.06)
-    grip = grip_cylinder(shape, (-0.45, 0.85, 0.30), (-0.8, -0.45, 0.1), along=0.112, gap=0.008, opposition=0.8)
+    grip = stage.grip(shape, (-0.45, 0.85, 0.30), (-0.8, -0.45, 0.1), along=0.112, gap=0.008, opposition=0.8)
     right = reach_and_return(
         stage,
         stage.rest("right", -0.60),
@@ -151,7 +154,7 @@ def tap(stage: Stage) -> Performance:
         return about_y(-0.25 * raised(times)), pivot + apply(rotation, (LEVER_TIP, -0.014, 0.013))
 
     shape = Cylinder((0, 0, 0), (1, 0, 0), 0.011, 0.016)
-    grip = grip_cylinder(shape, (-0.35, 0.92, -0.18), (-0.35, -0.2, -0.92), along=0.125, gap=0.010, opposition=1.0)
+    grip = stage.grip(shape, (-0.35, 0.92, -0.18), (-0.35, -0.2, -0.92), along=0.125, gap=0.010, opposition=1.0)
     right = reach_and_return(
         stage, stage.rest("right"), held(knob, grip), stage.rest("right"), (begin, touch, leave, finish), 0.05
     )
@@ -192,7 +195,7 @@ def _take(
         rotation = about_z(turn + 0.25 * share)
         return multiply(rotation, about_y(share * tilt(times)[:, 1])), position
 
-    grip = grip_cylinder(shape, fingers, palm, along=along, opposition=opposition)
+    grip = stage.grip(shape, fingers, palm, along=along, opposition=opposition)
     before = held(still(about_z(turn), spot), grip)
     approach = _offset(before, np.array([0.03, -0.09, 0.03]))
     right = chain([
@@ -225,7 +228,7 @@ def _offset(pose: Callable, shift: Array) -> Callable:
 
 def move_mug(stage: Stage) -> Performance:
     """Takes the mug around its body."""
-    shape = Cylinder((0, 0, 0.05), (0, 0, 1), props.MUG_RADIUS, 0.046)
+    shape = MUG_BODY
     return _take(stage, "mug", shape, (-0.45, 0.88, -0.05), (-0.88, -0.4, 0.0), 0.085, 0.8)
 
 
@@ -249,7 +252,7 @@ def pour(stage: Stage) -> Performance:
     mug = np.array([stage.x + rng.uniform(-0.10, -0.02), rng.uniform(0.16, 0.24), COUNTER_Z])
     turn = about_z(rng.uniform(-1.2, -0.4))
     angle = float(rng.uniform(1.75, 2.0))
-    high = mug + [0.040, -0.004, props.MUG_HEIGHT + 0.115]
+    high = mug + [0.045, -0.004, props.MUG_HEIGHT + 0.155]
     aside = mug + [rng.uniform(0.20, 0.27), -0.02, props.BOTTLE_HEIGHT + rng.uniform(0.03, 0.08)]
     unrest = Unrest(rng, [0.004] * 3, 0.4, 1.5)
 
@@ -272,11 +275,11 @@ def pour(stage: Stage) -> Performance:
         return top, low, flow(times)
 
     shape = Cylinder((0, 0, 0.105), (0, 0, 1), props.BOTTLE_RADIUS, 0.08)
-    grip = grip_cylinder(shape, (-0.42, 0.9, 0.05), (-0.88, -0.4, 0.0), opposition=0.8)
+    grip = stage.grip(shape, (-0.42, 0.9, 0.05), (-0.88, -0.4, 0.0), opposition=0.8)
     mug_pose = still(turn, mug)
-    mug_shape = Cylinder((0, 0, 0.05), (0, 0, 1), props.MUG_RADIUS, 0.046)
+    mug_shape = MUG_BODY
     inverse = turn.T
-    left_grip = grip_cylinder(
+    left_grip = stage.grip(
         mug_shape, apply(inverse, (0.5, 0.86, -0.1)), apply(inverse, (0.86, -0.45, 0.0)), left=True, opposition=0.8
     )
     return Performance(

@@ -7,7 +7,7 @@ import numpy as np
 from egoloom.kitchen import hand as hands
 from egoloom.kitchen import props
 from egoloom.kitchen.geometry import Array, about_x, about_y, about_z, apply, multiply, rotation_from_axis, transpose
-from egoloom.kitchen.hand import Cylinder, grip_cylinder
+from egoloom.kitchen.hand import Cylinder
 from egoloom.kitchen.motion import PoseFunction, ScalarFunction, Unrest, minimum_jerk, still
 from egoloom.kitchen.room import COUNTER_Z, spout
 from egoloom.kitchen.stage import (
@@ -56,7 +56,7 @@ def cut(stage: Stage, food: str) -> Performance:
     knife_turn = about_z(np.pi / 2 + food_turn + 0.06)
     shape = Cylinder((-0.062, 0.0, 0.030), (1, 0, 0), 0.0125, 0.06)
     inverse = transpose(knife_turn)
-    grip = grip_cylinder(
+    grip = stage.grip(
         shape, apply(inverse, (-0.45, 0.62, -0.64)), apply(inverse, (-0.86, -0.35, -0.25)), along=0.088, gap=0.012
     )
     left = _holding_hand(stage, rest, first * span - length / 2, span, height, count)
@@ -171,11 +171,11 @@ def stir(stage: Stage) -> Performance:
         return np.stack([np.cross(y, z), y, z], -1), pot + bowl
 
     shape = Cylinder((0, 0, 0.225), (0, 0, 1), 0.0065, 0.07)
-    grip = grip_cylinder(shape, (-0.60, 0.75, -0.25), (-0.72, -0.65, -0.1), along=0.098, gap=0.012)
+    grip = stage.grip(shape, (-0.60, 0.75, -0.25), (-0.72, -0.65, -0.1), along=0.098, gap=0.012)
     pot_pose = still(pot_turn, pot)
     handle = Cylinder((-props.POT_RADIUS - 0.034, -0.004, 0.104), (0, 1, 0), 0.0075, 0.03)
     inverse = transpose(pot_turn)
-    left_grip = grip_cylinder(
+    left_grip = stage.grip(
         handle,
         apply(inverse, (0.55, 0.70, -0.45)),
         apply(inverse, (0.45, -0.1, -0.88)),
@@ -230,7 +230,7 @@ def wash(stage: Stage) -> Performance:
 
     grip = _on_top(0.033, (-0.75, 0.62, 0.0), 0.028)
     rim = Cylinder((-0.100, -0.030, 0.016), (0, 0, 1), 0.012, 0.004)
-    left_grip = grip_cylinder(rim, (0.80, 0.50, -0.12), (0.15, -0.35, 0.9), left=True, along=0.120, opposition=0.25)
+    left_grip = stage.grip(rim, (0.80, 0.50, -0.12), (0.15, -0.35, 0.9), left=True, along=0.120, opposition=0.25)
     return Performance(
         held(rubbing, grip), held(plate, left_grip),
         living_fingers(stage, fingers_path([], [grip.fingers]), 0.05), living_fingers(stage, fingers_path([],

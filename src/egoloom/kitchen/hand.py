@@ -133,7 +133,7 @@ def _close_thumb(state: Array, geometry: tuple) -> Array:
 
 def grip_cylinder(
     shape: Cylinder, fingers: ArrayLike, palm: ArrayLike, *, left: bool = False, along: float = 0.083,
-    gap: float = 0.015, opposition: float = 1.0, tight: float = 1.0,
+    gap: float = 0.015, opposition: float = 1.0, tight: float = 1.0, hand_scale: float = 1.0,
 ) -> Grip:  # fmt: skip
     """Returns the grip of a hand whose palm lies against a cylinder of the object.
 
@@ -146,14 +146,17 @@ def grip_cylinder(
         gap: Half thickness of the palm there, in metres.
         opposition: 0 thumb beside the palm, 1 thumb across from the fingers.
         tight: Scales how far fingers may flex.
+        hand_scale: Size of the hand against the one that ``along`` and ``gap`` are given for; smaller fingers close
+            farther around the same thing.
     """
     rotation = rotation_from_axis(fingers, -np.asarray(palm, float))
-    wrist = np.array(shape.center) - along * rotation[:, 1] + (shape.radius + gap) * rotation[:, 2]
-    center = apply(transpose(rotation), np.array(shape.center) - wrist)
+    way = along * hand_scale * rotation[:, 1] - (shape.radius + gap * hand_scale) * rotation[:, 2]
+    wrist = np.array(shape.center) - way
+    center = apply(transpose(rotation), way) / hand_scale
     axis = apply(transpose(rotation), shape.axis)
     if left:
         center, axis = center * [-1, 1, 1], axis * [-1, 1, 1]
-    local = Cylinder(tuple(center), tuple(axis), shape.radius, shape.half_length)
+    local = Cylinder(tuple(center), tuple(axis), shape.radius / hand_scale, shape.half_length / hand_scale)
     return Grip(rotation, wrist, close_fingers(local, opposition=opposition, tight=tight))
 
 

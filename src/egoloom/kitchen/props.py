@@ -19,7 +19,7 @@ POT_RADIUS, POT_HEIGHT = 0.115, 0.125
 BOARD = (0.38, 0.26, 0.018)
 KNIFE_HANDLE = (-0.062, 0.0, 0.012)  # centre of the handle in the knife's frame; the blade points to +x, its edge to -z
 SPOON_GRIP = (0.0, 0.0, 0.215)  # where a spoon is held; the bowl is at the origin, the handle rises along z
-CARROT_RADIUS, CARROT_LENGTH, CARROT_PIECES = 0.020, 0.25, 20
+CARROT_RADIUS, CARROT_LENGTH, CARROT_PIECES = 0.024, 0.25, 20
 BREAD_SIZE, BREAD_PIECES = (0.26, 0.100, 0.080), 13
 
 

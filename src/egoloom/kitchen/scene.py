@@ -132,7 +132,7 @@ def reversed_performance(p: Performance, duration_s: float) -> Performance:
 def _stance(stage: Stage, p: Performance) -> Stance:
     """Joins hands and gaze to a body: the eyes lead the hand a little and look near the focus of the work."""
     lead_s = float(stage.rng.uniform(0.10, 0.22))
-    focus = np.array(p.focus) + stage.rng.normal(0, [0.02, 0.02, 0.01])
+    focus = np.array(p.focus) + stage.rng.normal(0, [0.04, 0.035, 0.015])
     wander = Unrest(stage.rng, [0.025, 0.02, 0.015], 0.3, 1.0)
     share = p.gaze_hand_share
 
@@ -201,7 +201,7 @@ def _add_moving(builder: _Builder, stage: Stage, p: Performance) -> int:
         _add_stream(builder, "tap_water", top, low, p.tap_flow(times), 1.0)
     if p.pour is not None:
         top, low, flow = p.pour(times)
-        _add_stream(builder, "poured_water", top, low, flow, 0.75)
+        _add_stream(builder, "poured_water", top, low, flow, 1.3)
     return start
 
 

@@ -22,8 +22,8 @@ class NoiseSettings(BaseModel):
     imu_gyro_sigma: float = Field(default=0.015, ge=0, le=1, description="white noise of the gyroscope, rad/s")
     imu_accel_bias: float = Field(default=0.15, ge=0, le=5, description="spread of the accelerometer's bias, m/s^2")
     imu_gyro_bias: float = Field(default=0.02, ge=0, le=1, description="spread of the gyroscope's bias, rad/s")
-    box_miss: float = Field(default=0.30, ge=0, le=1, description="share of objects the detector misses in a frame")
-    box_jitter: float = Field(default=0.09, ge=0, le=1, description="box noise as a share of the box side")
+    box_miss: float = Field(default=0.36, ge=0, le=1, description="share of objects the detector misses in a frame")
+    box_jitter: float = Field(default=0.10, ge=0, le=1, description="box noise as a share of the box side")
     box_confusion: float = Field(default=0.25, ge=0, le=1, description="share of tracks with a wrong category")
 
     @classmethod

@@ -4,8 +4,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egoloom.kitchen import hand as hands
 from egoloom.kitchen import props
@@ -82,7 +84,11 @@ class Stage:
 
     def stand(self, dx: float = 0.0, y: float = -0.30) -> tuple[float, float]:
         """Returns where the person stands."""
-        return (self.x + dx + float(self.rng.normal(0, 0.03)), y + float(self.rng.normal(0, 0.02)))
+        return (self.x + dx + float(self.rng.normal(0, 0.05)), y + float(self.rng.normal(0, 0.02)))
+
+    def grip(self, shape: hands.Cylinder, fingers: ArrayLike, palm: ArrayLike, **options: Any) -> hands.Grip:
+        """Returns how this person's hand holds a part; see :func:`egoloom.kitchen.hand.grip_cylinder`."""
+        return hands.grip_cylinder(shape, fingers, palm, hand_scale=self.person.hand_scale, **options)
 
     def rest(self, side: str, stand_y: float = -0.28) -> PoseFunction:
         """Returns a hand that hovers or leans beside the work, with the small unrest of a living arm."""
