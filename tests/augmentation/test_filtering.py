@@ -30,13 +30,25 @@ def test_the_worst_share_of_validation_clips_sets_the_threshold():
     assert judge(scores(0.5) | {"stability": 0.1}, thresholds) == "stability 0.100 is below 0.200"
 
 
-def test_labels_are_checked_only_where_a_recogniser_spoke():
-    true, wrong = np.log([0.5, 0.6, 0.7]), np.log([0.1, 0.2])
-    thresholds = fit_thresholds([scores(0.5)] * 3, true_log_probs=true, wrong_log_probs=wrong, worst_share=0.0)
+def test_all_checks_together_reject_no_more_than_the_share():
+    rng = np.random.default_rng(0)
+    table = [dict(zip(QUALITY, row, strict=True)) for row in rng.random((200, len(QUALITY)))]  # independent checks
+    for share in (0.0, 0.1, 0.3):
+        thresholds = fit_thresholds(table, worst_share=share)
+        rejected = np.mean([bool(judge(one, thresholds)) for one in table])
+        assert share - 0.03 <= rejected <= share
+
+
+def test_labels_are_checked_only_where_a_good_recogniser_spoke():
+    judged = [scores(0.5) | {LABEL: np.log(value)} for value in (0.5, 0.6, 0.7)]
+    thresholds = fit_thresholds(judged, wrong_log_probs=np.log([0.1, 0.2]), worst_share=0.0)
     assert thresholds.least[LABEL] == pytest.approx(np.log(0.5))
     assert thresholds.label_youden == 1.0
     assert judge(scores(0.5), thresholds) == ""
     assert judge(scores(0.5) | {LABEL: np.log(0.4)}, thresholds).startswith(LABEL)
+    weak = fit_thresholds(judged, wrong_log_probs=np.log([0.1, 0.55, 0.65]), worst_share=0.0)
+    assert weak.label_youden == pytest.approx(1 - 2 / 3)
+    assert LABEL not in weak.least
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30))

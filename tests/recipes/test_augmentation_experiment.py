@@ -67,7 +67,7 @@ def test_an_early_end_leaves_whole_comparisons(kitchen):
         labels_per_action=(5, 10), num_seeds=(3, 2), distilled=(10,), num_distilled_seeds=1, first_seed=7
     )
     assert plan(config) == [
-        (5, 7, False), (10, 7, False), (5, 8, False), (10, 8, False), (10, 7, True), (5, 9, False),
+        (5, 7, False), (10, 7, False), (5, 8, False), (10, 8, False), (5, 9, False), (10, 7, True),
     ]  # fmt: skip
     with pytest.raises(UserError, match="numbers of seeds"):
         plan(AugmentationExperiment(num_seeds=(3,)))

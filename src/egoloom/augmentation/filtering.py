@@ -1,9 +1,10 @@
 """Which generated clips may be trained on: every score against a threshold that validation clips set.
 
-The validation clips are generated as the others are, from takes that are not trained on. A score must beat the worst
-share of theirs. One of the scores is the log-probability of the label by a recogniser that never saw the clip; how well
-it separates true from wrong labels of validation clips (Youden's J) is stated beside the threshold, because a weak
-recogniser rejects hard clips rather than wrong ones.
+The validation clips are generated as the others are, from takes that are not trained on. All thresholds lie at the same
+quantile of their scores, the largest at which the checks together reject no more than a stated share of them. One of
+the scores is the log-probability of the label by a recogniser that never saw the clip; it is checked only if the
+recogniser separates true from wrong labels of validation clips (Youden's J), because a weak one rejects hard clips
+rather than wrong ones.
 """
 
 import json
@@ -27,6 +28,8 @@ from egoloom.models import Recogniser
 QUALITY = ("coverage", "agreement", "stability", "hands")
 LABEL = "label_log_prob"
 MIN_VALIDATION = 5  # fewer clips say nothing about a threshold
+MIN_YOUDEN = 0.8
+NUM_QUANTILES = 200
 THRESHOLDS_FILE = "thresholds.json"
 
 
@@ -37,7 +40,8 @@ class Thresholds(BaseModel):
         least: Score to least value.
         num_validation: Validation clips that set them.
         source: ``validation``, or ``the clips themselves`` where there were no validation clips.
-        label_youden: How well the recogniser separates true from wrong labels there: 0 not at all, 1 perfectly.
+        label_youden: How well the recogniser separates true from wrong labels there: 0 not at all, 1 perfectly; below
+            ``MIN_YOUDEN`` the label is not checked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,24 +65,29 @@ def fit_thresholds(
     scores: Sequence[Mapping[str, float]],
     *,
     worst_share: float = 0.1,
-    true_log_probs: np.ndarray | None = None,
     wrong_log_probs: np.ndarray | None = None,
     source: str = "validation",
 ) -> Thresholds:
     """Returns thresholds from scores of validation clips.
 
     Args:
-        scores: Quality scores of the clips.
-        worst_share: Share of them that each threshold would reject.
-        true_log_probs: Recogniser's log-probability of the labels of validation clips.
-        wrong_log_probs: The same of other labels.
+        scores: Quality scores of the clips, and ``LABEL`` of those that a recogniser judged.
+        worst_share: Largest share of them that all thresholds together reject.
+        wrong_log_probs: The recogniser's log-probabilities of the wrong labels of the clips that it judged.
         source: Written into the result.
     """
-    least = {name: float(np.quantile([one[name] for one in scores], worst_share)) for name in QUALITY}
-    youden = None
-    if true_log_probs is not None and wrong_log_probs is not None and len(true_log_probs):
-        least[LABEL] = float(np.quantile(true_log_probs, worst_share))
-        youden = youdens_j(true_log_probs, wrong_log_probs)
+    names, youden = list(QUALITY), None
+    true = np.array([one[LABEL] for one in scores if LABEL in one])
+    if len(true) and wrong_log_probs is not None:
+        youden = youdens_j(true, wrong_log_probs)
+        names += [LABEL] if youden >= MIN_YOUDEN else []
+    table_NS = np.array([[one.get(name, np.nan) for name in names] for one in scores])
+    least_S = np.nanmin(table_NS, axis=0)
+    for quantile in np.linspace(0, worst_share, NUM_QUANTILES + 1):
+        higher_S = np.nanquantile(table_NS, quantile, axis=0)
+        if (table_NS < higher_S).any(axis=1).mean() <= worst_share:
+            least_S = higher_S
+    least = dict(zip(names, least_S.tolist(), strict=True))
     return Thresholds(least=least, num_validation=len(scores), source=source, label_youden=youden)
 
 
@@ -155,7 +164,7 @@ def filter_store(
     if not made:
         raise UserError(f"{store.path} has no generated clips", fix="egoloom augment STORE --out OUT")
     scores = {clip.clip_id: dict(json.loads(clip.extra["scores"])) for clip in made}
-    true = wrong = None
+    wrong = None
     judges = [clip for clip in made if clip.split == validation_split]
     judges = judges if len(judges) >= MIN_VALIDATION else made
     if recogniser is not None:
@@ -167,14 +176,12 @@ def filter_store(
         for clip in made:
             if clip.clip_id in known:
                 scores[clip.clip_id][LABEL] = float(known[clip.clip_id][clip.action])
-        labelled = [clip for clip in judges if clip.clip_id in known]
-        true = np.array([known[clip.clip_id][clip.action] for clip in labelled])
-        wrong = np.concatenate([np.delete(known[c.clip_id], c.action) for c in labelled]) if labelled else np.array([])
+        others = [np.delete(known[clip.clip_id], clip.action) for clip in judges if clip.clip_id in known]
+        wrong = np.concatenate(others) if others else None
     source = "validation" if judges is not made else "the clips themselves"
     thresholds = fit_thresholds(
         [scores[clip.clip_id] for clip in judges],
         worst_share=worst_share,
-        true_log_probs=true,
         wrong_log_probs=wrong,
         source=source,
     )

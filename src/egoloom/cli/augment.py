@@ -47,7 +47,8 @@ class Filter:
         recogniser: Run or checkpoint of a recogniser that never saw these clips; without it labels are not checked.
         validation_split: Exo clips of this split are generated too, and set the thresholds.
         num_validation: At most this many of them.
-        worst_share: Clips as bad as the worst this share of the validation clips are rejected.
+        worst_share: Clips as bad as the worst this share of the validation clips are rejected, counted over all
+            checks together.
     """
 
     enabled: bool = True

@@ -99,24 +99,19 @@ class Group:
         """Returns the generated clips that pass; the recogniser of the filter saw the labelled ego clips alone."""
         store = self.stores["generated"]
         held_out = entries_of(store, split="validation", labelled=True)
-        baseline = self.baseline()
-        log_probs = {
-            name: label_log_probs(baseline, part, VIEW) for name, part in (("train", entries), ("held_out", held_out))
-        }
-        true = np.array([row[e.clip.action] for row, e in zip(log_probs["held_out"], held_out, strict=True)])
-        wrong = np.concatenate(
-            [np.delete(row, e.clip.action) for row, e in zip(log_probs["held_out"], held_out, strict=True)]
-        )
-        scores = [json.loads(entry.clip.extra["scores"]) for entry in held_out]
-        thresholds = fit_thresholds(
-            scores, worst_share=self.config.worst_share, true_log_probs=true, wrong_log_probs=wrong
-        )
-        kept = []
-        for row, entry in zip(log_probs["train"], entries, strict=True):
-            own = json.loads(entry.clip.extra["scores"]) | {LABEL: float(row[entry.clip.action])}
-            if not judge(own, thresholds):
-                kept.append(entry)
-        return kept
+        scores, wrong = self._judged_labels(held_out)
+        thresholds = fit_thresholds(scores, worst_share=self.config.worst_share, wrong_log_probs=wrong)
+        return [
+            e for e, own in zip(entries, self._judged_labels(entries)[0], strict=True) if not judge(own, thresholds)
+        ]
+
+    def _judged_labels(self, entries: list[ClipEntry]) -> tuple[list[dict[str, float]], np.ndarray]:
+        """Returns the scores of generated clips with that of the label, and the log-probabilities of other labels."""
+        rows = label_log_probs(self.baseline(), entries, VIEW)
+        own = zip(rows, (entry.clip for entry in entries), strict=True)
+        scores = [json.loads(clip.extra["scores"]) | {LABEL: float(row[clip.action])} for row, clip in own]
+        wrong = [np.delete(row, entry.clip.action) for row, entry in zip(rows, entries, strict=True)]
+        return scores, np.concatenate(wrong)
 
     def baseline(self) -> Recogniser:
         """Returns the recogniser of the labelled ego clips alone."""

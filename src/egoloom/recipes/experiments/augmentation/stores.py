@@ -28,7 +28,7 @@ def make_stores(config: AugmentationExperiment, folder: Path) -> dict[str, ClipS
     """Returns the stores by name, made where they are not there yet."""
     sizes: dict[str, Any] = {"ego_size_px": SIDE_PX, "exo_width_px": 224, "exo_height_px": 128, "fps": 9}
     few = SplitShares(
-        train=0.56, validation=0.12, test=0.0, unseen_participant=0.16, unseen_kitchen=0.16, unlabelled=0.0
+        train=0.42, validation=0.09, test=0.0, unseen_participant=0.245, unseen_kitchen=0.245, unlabelled=0.0
     )
     all_train = SplitShares(train=1, validation=0, test=0, unseen_participant=0, unseen_kitchen=0, unlabelled=0)
     ego = KitchenSettings(seed=1009, num_kitchens=8, num_participants=8, splits=few, **sizes)
