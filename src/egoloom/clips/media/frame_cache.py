@@ -18,7 +18,7 @@ from egoloom.clips.files import atomic_path
 from egoloom.clips.media.arrays import read_arrays, write_arrays
 from egoloom.errors import UserError
 
-JPEG_QUALITY = 85
+JPEG_QUALITY = 80  # 85 costs a seventh more to read and a twentieth more time for 0.8 dB
 HALF_TICK_S = 1e-4
 
 
@@ -44,10 +44,10 @@ def write_frame_cache(
         UserError: If frames and times differ in number.
     """
     index_path(path).unlink(missing_ok=True)  # of an older shard
-    offsets = [0]
+    offsets, options = [0], [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         for frame in frames_HWC:
-            good, encoded = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+            good, encoded = cv2.imencode(".jpg", frame[..., ::-1], options)
             if not good:
                 raise UserError(f"Cannot encode a frame of {path.stem} as JPEG")
             offsets.append(offsets[-1] + handle.write(encoded.tobytes()))
