@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from egoloom._optional import require_package
 from egoloom._parallel import use_one_thread
 from egoloom.augmentation.generate import AugmentationConfig
 from egoloom.augmentation.job import STATE, Job, plan_job
@@ -288,6 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    if "ray" in options.backends:
+        require_package("ray", extra="ray")  # now, not after minutes of the other backend
     figures: dict[str, Any] = {"generator": options.generator, "num_clips": options.num_clips}
     figures["load_average"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Writes the tables of README and docs from the run records in ``docs/results``, so that no figure is typed by hand.
+"""Writes tables and figures of README and docs from the run records in ``docs/results``; none is typed by hand.
 
     python scripts/render_results.py            rewrite every marked block
     python scripts/render_results.py --check    exit with 1 if a block differs from its record
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from generator_tables import tiny_quality
+from result_figures import augmentation_gains, checksum
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -59,6 +60,13 @@ def main() -> int:
             stale.append(f"{document}: {name}")
             if not is_check:
                 path.write_text(new, encoding="utf-8")
+    for picture, record, draw in FIGURES:
+        path, source = ROOT / picture, ROOT / "docs/results" / record
+        content = json.loads(source.read_text(encoding="utf-8"))
+        if not path.is_file() or checksum(content) not in path.read_text(encoding="utf-8"):
+            stale.append(picture)
+            if not is_check:
+                path.write_text(draw(content), encoding="utf-8")
     for line in stale:
         print(("differs from its record: " if is_check else "wrote ") + line)
     return 1 if is_check and stale else 0
@@ -240,6 +248,9 @@ BLOCKS: tuple[tuple[str, str, str, Renderer], ...] = (
     ("README.md", "augmentation", "augmentation.json", augmentation_summary),
     ("docs/augmentation.md", "experiment", "augmentation.json", augmentation),
     ("docs/exo2ego.md", "tiny", "tiny_egox.json", tiny_quality),
+)
+FIGURES: tuple[tuple[str, str, Renderer], ...] = (
+    ("docs/images/augmentation.svg", "augmentation.json", augmentation_gains),
 )
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from egoloom.augmentation.generate import generated_store
+from egoloom.augmentation.generators import open_generator
 from egoloom.cli.main import main
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.tables import write_clips
@@ -41,6 +43,7 @@ def test_a_dry_run_says_what_it_would_take(kitchen, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "s a clip" in out
     assert "cost" in out
+    assert not (tmp_path / "o").exists()
 
 
 def test_clips_of_held_out_splits_do_not_leak_into_training(kitchen, tmp_path, capsys):
@@ -63,7 +66,7 @@ def test_failed_clips_are_named_and_too_many_of_them_are_an_error(kitchen, tmp_p
     out = tmp_path / "out"
     command = ["augment", str(kitchen.path), "--out", str(out), *SMALL, "--no-modalities", "--no-page"]
     command += ["--filter.no-enabled"]
-    main([*command, "--dry-run"])
+    generated_store(out, kitchen, open_generator("inpainting")[1])
     train = kitchen.select(view="exo", split="train")
     (out / "media" / "rgb" / f"{train[0].clip_id}-generated.mp4").mkdir(parents=True)  # where the result should go
     with pytest.raises(SystemExit) as exit_info:

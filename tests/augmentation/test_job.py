@@ -86,7 +86,7 @@ def test_killed_workers_and_a_killed_driver_lose_nothing(kitchen, alone, tmp_pat
     command += ["--filter.no-enabled"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     killed = set()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while len(killed) < 2 and driver.poll() is None and time.monotonic() < deadline:
         for path in out.glob(".job/claims/*"):
             lines = path.read_text().split("\n")[:-1]

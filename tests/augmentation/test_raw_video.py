@@ -98,6 +98,19 @@ def test_nobody_in_view(raw, tmp_path: Path) -> None:
         take_from_video(empty, RawVideoConfig(depth=tmp_path / "flat.npz"), num_frames=5)
 
 
+def test_a_person_who_leaves_the_frame(raw, tmp_path: Path) -> None:
+    path, config, _ = raw
+    mask = np.zeros((20, 96, 128), bool)
+    mask[:7, 20:70, 50:75] = True  # in view for a third of the two seconds
+    np.savez(tmp_path / "leaves.npz", mask=mask)
+    with pytest.raises(UserError, match=r"from 0\.6 to 2\.0 s"):
+        take_from_video(path, config.model_copy(update={"person_mask": tmp_path / "leaves.npz"}), num_frames=20)
+    mask[:15] = mask[0]
+    np.savez(tmp_path / "returns.npz", mask=mask)
+    take = take_from_video(path, config.model_copy(update={"person_mask": tmp_path / "returns.npz"}), num_frames=20)
+    assert np.isfinite(take.T_world_ego.numpy()).all()
+
+
 def test_a_moving_camera_needs_a_mask(raw, tmp_path: Path) -> None:
     path, config, _ = raw
     assert config.calibration is not None

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egoloom.augmentation.generate import AugmentationConfig, generated_id, generated_store
-from egoloom.augmentation.generators import open_generator
+from egoloom.augmentation.generate import AugmentationConfig, generated_id
 from egoloom.augmentation.pick import Candidate
 from egoloom.clips import Clip, ClipStore
 from egoloom.errors import UserError
@@ -45,7 +44,7 @@ class Job:
 
     Attributes:
         orders: The clips; what they become has different ids.
-        out: Store of the generated clips; it exists.
+        out: Store of the generated clips; `run_job` makes it.
         generator: ``builtin``, ``inpainting`` or a folder.
         config: Sizes and options.
         run: Attempts and failures of other runs do not count.
@@ -73,7 +72,7 @@ def plan_job(
     held_out: Sequence[Candidate] = (),
     held_out_split: str = "validation",
 ) -> Job:
-    """Returns the job for picked clips and makes its store.
+    """Returns the job for picked clips; nothing is written.
 
     Args:
         candidates: The clips.
@@ -94,8 +93,6 @@ def plan_job(
     for other in sources[1:]:
         if other.info.label_spaces != sources[0].info.label_spaces:
             raise UserError(f"{other.path} has other classes than {sources[0].path}", fix="augment them separately")
-    _, name = open_generator(generator)
-    generated_store(out, sources[0], name)
     prefixes = _prefixes(sources)
     orders = [_order(one, prefixes, split) for one in candidates]
     orders += [_order(one, prefixes, held_out_split) for one in held_out]

@@ -6,6 +6,7 @@ by the caller (field of view, depth, a moving camera's trajectory) and never inv
 Shape letters: T time, C colours, H, W rows and columns of the video.
 """
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -29,6 +30,7 @@ from egoloom.modalities.depth_networks import network_depth_m
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 # A second moving body of this share of the first, and this tall, is taken for a second person.
 SECOND_BODY_SHARE, SECOND_BODY_HEIGHT = 0.35, 0.25
+MAX_ABSENCE_S = 1.0  # over a longer one a head pose would be invented
 
 
 class RawVideoConfig(BaseModel):
@@ -72,7 +74,8 @@ def take_from_video(path: Path, config: RawVideoConfig, *, num_frames: int, size
         size_px: Side of the ego camera's frames.
 
     Raises:
-        UserError: If there is no depth, nobody (or more than one person) is in view, or a file does not fit.
+        UserError: If there is no depth, nobody (or more than one person) is in view, the person leaves it, or a file
+            does not fit.
     """
     _check_known(path, config)
     with VideoReader(path) as reader:
@@ -94,6 +97,7 @@ def take_from_video(path: Path, config: RawVideoConfig, *, num_frames: int, size
         fps=fps,
         keypoints=_keypoints(config, len(frames)),
     )
+    refuse_absence(estimate.head_found_T, times_s, duration_s)
     focal_px = 0.5 * size_px / math.tan(math.radians(config.ego_fov_deg) / 2)
     centre_px = (size_px - 1) / 2
     ego = Pinhole(torch.tensor([focal_px, focal_px, centre_px, centre_px], dtype=torch.float64), (size_px, size_px))
@@ -179,6 +183,25 @@ def _person(frames_TCHW: np.ndarray, depth_THW: np.ndarray, config: RawVideoConf
             fix="--person-mask FILE.npz with mask [T, H, W], or --keypoints FILE.json with a mask",
         )
     return fuse_background(frames_TCHW, depth_THW).is_dynamic_THW
+
+
+def refuse_absence(head_found_T: np.ndarray, times_s: np.ndarray, duration_s: float) -> None:
+    """Raises a UserError where the head is out of view longer than a head pose can be bridged.
+
+    Args:
+        head_found_T: Whether the head is seen in each frame.
+        times_s: Seconds of the frames.
+        duration_s: Length of the video.
+    """
+    seen_s = [0.0, *times_s[head_found_T], duration_s]
+    start_s, end_s = max(itertools.pairwise(seen_s), key=lambda span: span[1] - span[0])
+    if end_s - start_s > MAX_ABSENCE_S:
+        raise UserError(
+            f"Nobody's head is in view from {start_s:.1f} to {end_s:.1f} s",
+            allowed=f"{MAX_ABSENCE_S:g} s without it at most; longer, its pose would be invented",
+            fix="cut the video to the seconds with the person in view (ffmpeg -ss START -to END -i IN OUT), or show "
+            "the person with --person-mask",
+        )
 
 
 def refuse_two_people(person_THW: np.ndarray) -> None:

@@ -27,7 +27,8 @@ def run_job(job: Job, *, num_workers: int = 1, ray_address: str | None = None) -
     Raises:
         UserError: If nothing could be generated, the disk is full, or workers keep dying.
     """
-    store = ClipStore.open(job.out)
+    _, generator = open_generator(job.generator)
+    store = generated_store(job.out, ClipStore.open(job.orders[0].source), generator)
     wanted = {order.made_id for order in job.orders}
     before = wanted & {clip.clip_id for clip in store.clips}
     prepare(job)
@@ -93,7 +94,7 @@ def estimate(job: Job, *, num_workers: int = 1, price_per_hour: float | None = N
     """Generates a few clips into a temporary folder and returns time, space and cost of the whole job.
 
     Args:
-        job: The job; nothing is written into its store.
+        job: The job; its store is neither made nor written into.
         num_workers: Processes.
         price_per_hour: Price of the machine that runs all workers.
         num_measured: Clips generated.
@@ -101,7 +102,7 @@ def estimate(job: Job, *, num_workers: int = 1, price_per_hour: float | None = N
     Raises:
         UserError: If none of the first clips can be generated.
     """
-    there = {clip.clip_id for clip in ClipStore.open(job.out).clips}
+    there = {clip.clip_id for clip in ClipStore.open(job.out).clips} if job.out.exists() else set()
     todo = [order for order in job.orders if order.made_id not in there]
     if not todo:
         return Estimate(0, len(job.orders), 0.0, 0.0, 0.0, 0.0 if price_per_hour is not None else None)
