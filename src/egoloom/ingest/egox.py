@@ -21,6 +21,7 @@ from egoloom.cameras.undistorted import raw_focal_from_undistorted
 from egoloom.clips.media import VideoReader
 from egoloom.errors import UserError
 from egoloom.ingest.documents import read_json
+from egoloom.ingest.egox_arrays import camera_to_world, is_trajectory, read_depth, resize_nearest
 from egoloom.ingest.egox_calibration import EgoXCalibration, find_calibration, read_calibration
 from egoloom.ingest.egox_entry import checked_entries, matrix_of
 
@@ -129,7 +130,7 @@ class EgoXTake:
         counts = {"video frames": num_video, "depth maps": num_depth}
         for owner, key in (("ego", "ego_extrinsics"), ("exo", "camera_extrinsics")):
             raw = self.entry.get(key)
-            if not isinstance(raw, list) or not raw or (owner == "exo" and not _is_trajectory(raw)):
+            if not isinstance(raw, list) or not raw or (owner == "exo" and not is_trajectory(raw)):
                 continue
             if self.pose_fps is None:
                 counts[f"{owner} poses"] = len(raw)
@@ -168,12 +169,12 @@ class EgoXTake:
     @cached_property
     def depth_grid_size(self) -> tuple[int, int]:
         """Width and height of the depth maps."""
-        shape = _read_depth(self.depth_paths[0]).shape
+        shape = read_depth(self.depth_paths[0]).shape
         return shape[1], shape[0]
 
     def depth(self, *, full_grid: bool = False) -> np.ndarray:
         """Metric z-depth, float32 ``[T, H, W]``, aligned with the exo frames (or on its full grid)."""
-        maps = [_read_depth(path) for path in self.depth_paths[: self.num_frames]]
+        maps = [read_depth(path) for path in self.depth_paths[: self.num_frames]]
         shapes = {one.shape for one in maps}
         if len(shapes) > 1:
             raise UserError(f"The depth maps of take {self.name!r} have several sizes: {sorted(shapes)}")
@@ -184,7 +185,7 @@ class EgoXTake:
         stacked = stacked[:, window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
         if (window.width, window.height) == self.exo_size:
             return stacked
-        return _resize_nearest(stacked, self.exo_size)
+        return resize_nearest(stacked, self.exo_size)
 
     # Cameras ----------------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ class EgoXTake:
     def T_world_exo(self) -> torch.Tensor:
         """Exo pose ``[4, 4]``, or ``[T, 4, 4]`` at the used frames where ``camera_extrinsics`` lists many poses."""
         raw = self.entry.get("camera_extrinsics") or []
-        if _is_trajectory(raw):
+        if is_trajectory(raw):
             return self._trajectory(raw, "exo").at(self.times_s)
         return as_pose(world_to_camera(torch.from_numpy(self._matrix("camera_extrinsics", (3, 4), (4, 4)))))
 
@@ -335,7 +336,7 @@ class EgoXTake:
         num_null = sum(pose is None for pose in raw)
         if num_null:
             self.notes.append(f"{num_null} of {len(raw)} {owner} poses are null: interpolated")
-        poses = [_camera_to_world(pose) for pose in raw]
+        poses = [camera_to_world(pose) for pose in raw]
         rate = self.pose_fps or float(self.fps)
         return Trajectory.from_poses(np.arange(len(raw)) / rate, poses, max_gap_s=MAX_POSE_GAP_S)
 
@@ -396,41 +397,3 @@ def find_take(takes: Sequence[EgoXTake], name: str | None) -> EgoXTake:
         said = "No take was named" if name is None else f"{len(matching)} takes match {name!r}"
         raise UserError(f"{said}.", allowed=names, fix="--take NAME")
     return matching[0]
-
-
-def _is_trajectory(extrinsics: Any) -> bool:
-    """Whether these are many matrices (some may be null) and not the rows of one, or anything else."""
-    poses = extrinsics if isinstance(extrinsics, list) else []
-    return any(isinstance(row, list) for pose in poses if isinstance(pose, list) for row in pose)
-
-
-def _camera_to_world(extrinsics: Any) -> np.ndarray | None:
-    """``T_world_camera`` from a world-to-camera list; None for null and for poses that hold NaN."""
-    if extrinsics is None:
-        return None
-    try:
-        matrix = torch.as_tensor(np.asarray(extrinsics, dtype=np.float64))
-    except (TypeError, ValueError):
-        return None
-    if matrix.shape not in {(3, 4), (4, 4)} or not bool(torch.isfinite(matrix).all()):
-        return None
-    cleaned = as_pose(rigid(matrix[:3, :3], matrix[:3, 3]))
-    return world_to_camera(cleaned).numpy()
-
-
-def _read_depth(path: Path) -> np.ndarray:
-    try:
-        depth = np.load(path, allow_pickle=False)
-    except Exception as error:  # numpy raises many kinds on damaged headers
-        raise UserError(f"Cannot read the depth map {path}: {error}", fix="write it again with numpy.save") from error
-    if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.floating):
-        raise UserError(f"{path} holds {depth.dtype} of shape {depth.shape}.", allowed="float [H, W] in metres")
-    return depth.astype(np.float32)
-
-
-def _resize_nearest(depth_THW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest neighbour: depth must not be mixed across edges."""
-    (width, height), (_, rows, columns) = size, depth_THW.shape
-    x = np.clip(np.round((np.arange(width) + 0.5) * columns / width - 0.5), 0, columns - 1).astype(int)
-    y = np.clip(np.round((np.arange(height) + 0.5) * rows / height - 0.5), 0, rows - 1).astype(int)
-    return depth_THW[:, y[:, None], x[None, :]]

@@ -50,7 +50,9 @@ def match_to_rendering(
     guess: float,
 ) -> Matches:
     """Renders the background at several scales around a guess and matches upright SIFT features in a window."""
-    from egoloom.exo2ego.prior.render import PriorConfig, SurfaceCanvas, make_surface
+    from egoloom.exo2ego.prior.config import PriorConfig
+    from egoloom.exo2ego.prior.render import SurfaceCanvas
+    from egoloom.exo2ego.prior.surfaces import make_surface
 
     config = PriorConfig()
     T_ego_exo = invert(T_world_ego) @ T_world_exo

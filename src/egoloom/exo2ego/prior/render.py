@@ -4,39 +4,18 @@ Shape letters: T time, C channels, H, W rows and columns (exo or ego as named), 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from egoloom.cameras import Camera, as_pose, invert, transform_points
-from egoloom.errors import UserError
-from egoloom.exo2ego.prior.background import Background, BackgroundConfig, clean_depth, connected_quads, fuse_background
+from egoloom.cameras import Camera, invert, transform_points
+from egoloom.exo2ego.prior.background import Background, clean_depth, fuse_background
+from egoloom.exo2ego.prior.config import PriorConfig
 from egoloom.exo2ego.prior.raster import NEAR_M, rasterise_grid, splat_nearest
-from egoloom.exo2ego.prior.scale import ScaleConfig, ScaleEvidence, ScaleResult, solve_depth_scale
-
-
-class PriorConfig(BaseModel):
-    """How an ego prior is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    depth_scale: float | None = Field(default=None, gt=0, description="factor on depth; None solves it from the scene")
-    scale: ScaleConfig = ScaleConfig()
-    background: BackgroundConfig = BackgroundConfig()
-    include_dynamic: bool = Field(default=False, description="also draw what moves, from the depth of its own frame")
-    colour: Literal["frame", "mean"] = Field(
-        default="frame", description="the frame's own light where the background is seen, or the clip's mean"
-    )
-    surface: Literal["mesh", "splat"] = "mesh"
-    splat_radius_px: float = Field(default=2.5, ge=0)
-    max_edge_px: float = Field(default=64.0, gt=0, description="quads that grow larger than this are not drawn")
-    min_confidence: float = Field(default=0.0, ge=0, le=1, description="pixels below become holes")
-    wearer_radius_m: float = Field(default=0.35, ge=0, description="nothing this near to the ego camera is drawn")
-    num_keyframes: int = Field(default=8, ge=1, description="surfaces kept when the exo camera moves")
+from egoloom.exo2ego.prior.scale import ScaleEvidence, ScaleResult, solve_depth_scale
+from egoloom.exo2ego.prior.surfaces import ExoClip, Surface, check_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +50,6 @@ class EgoPrior:
     def __repr__(self) -> str:
         frames = "x".join(map(str, self.frames_TCHW.shape))
         return f"EgoPrior({frames}, coverage={self.coverage:.2f}, depth_scale={self.depth_scale:.3f})"
-
-
-@dataclass(frozen=True, eq=False)
-class Surface:
-    """Points of a source camera's pixel grid in the world, and which neighbours belong together."""
-
-    points_world_RC3: Tensor
-    quads_RC: np.ndarray
-    colour_RC3: np.ndarray
-    confidence_RC: np.ndarray
-
-    @property
-    def num_points(self) -> int:
-        """Grid points, known or not."""
-        return self.points_world_RC3.shape[0] * self.points_world_RC3.shape[1]
 
 
 def render_ego_prior(
@@ -134,103 +98,6 @@ def render_ego_prior(
     clip = replace(clip, scale=config.depth_scale or scale)
     surfaces = _keyframe_surfaces(clip, config) if background is None else [_static_surface(clip, background, config)]
     return _render_frames(surfaces, clip, ego_camera, ego_poses, config, result, background)
-
-
-@dataclass(frozen=True, eq=False)
-class ExoClip:
-    """Everything of the exo side, checked and cleaned."""
-
-    frames: np.ndarray
-    depth: np.ndarray
-    dynamic: np.ndarray | None
-    camera: Camera
-    poses: Tensor
-    scale: float = 1.0
-
-    @property
-    def is_moving(self) -> bool:
-        """Whether the camera has a pose per frame."""
-        return self.poses.ndim == 3
-
-    def pose(self, index: int) -> Tensor:
-        """``T_world_exo`` of a frame."""
-        return self.poses[index] if self.is_moving else self.poses
-
-    def surface(
-        self,
-        depth_HW: np.ndarray,
-        colour_HW3: np.ndarray,
-        confidence_HW: np.ndarray,
-        index: int,
-        config: PriorConfig,
-        keep_HW: np.ndarray | None = None,
-    ) -> Surface:
-        """Lifts a depth map of this camera into the world, with the clip's scale."""
-        pose = self.pose(index)
-        return make_surface(depth_HW, colour_HW3, confidence_HW, self.camera, pose, self.scale, config, keep_HW)
-
-
-def check_inputs(
-    frames_TCHW: np.ndarray,
-    depth_THW: np.ndarray,
-    exo_camera: Camera,
-    T_world_exo: Tensor,
-    T_world_ego_T: Tensor,
-    dynamic_THW: np.ndarray | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Refuses what does not fit together; returns cleaned exo and ego poses in float64."""
-    if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3 or frames_TCHW.dtype != np.uint8:
-        raise UserError(
-            f"Exo frames are {frames_TCHW.dtype} of shape {list(frames_TCHW.shape)}.", allowed="uint8 [T, 3, H, W]"
-        )
-    num_frames, _, height, width = frames_TCHW.shape
-    if (width, height) != exo_camera.image_size:
-        raise UserError(
-            f"Exo frames are {width}x{height}, the exo camera describes {exo_camera.image_size}.",
-            fix="apply the same crop and resize to both: camera.crop(...), camera.resize(...)",
-        )
-    if depth_THW.shape[-2:] != (height, width):
-        raise UserError(
-            f"Depth is {depth_THW.shape[-1]}x{depth_THW.shape[-2]}, the exo frames are {width}x{height}.",
-            allowed="the same size",
-            fix="state how they relate and crop or resize the depth (nearest neighbour) before",
-        )
-    exo_poses = as_pose(torch.as_tensor(T_world_exo, dtype=torch.float64))
-    ego_poses = as_pose(torch.as_tensor(T_world_ego_T, dtype=torch.float64))
-    counts = {"exo frames": num_frames, "depth maps": len(depth_THW), "ego poses": len(ego_poses)}
-    if exo_poses.ndim == 3:
-        counts["exo poses"] = len(exo_poses)
-    if dynamic_THW is not None:
-        counts["dynamic masks"] = len(dynamic_THW)
-    if len(set(counts.values())) > 1 or num_frames == 0:
-        raise UserError(
-            "The clip's parts differ in length: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + ".",
-            allowed="one of each per frame, at least one frame",
-            fix="cut all to the frames that have everything, or interpolate poses with Trajectory.at",
-        )
-    return exo_poses, ego_poses
-
-
-def make_surface(
-    depth_HW: np.ndarray,
-    colour_HW3: np.ndarray,
-    confidence_HW: np.ndarray,
-    exo_camera: Camera,
-    T_world_exo: Tensor,
-    scale: float,
-    config: PriorConfig,
-    keep_HW: np.ndarray | None = None,
-) -> Surface:
-    """Lifts a depth map into the world."""
-    height, width = depth_HW.shape
-    rays, valid = exo_camera.rays(unit=False)
-    metric = torch.from_numpy(depth_HW).double() * scale
-    points = transform_points(T_world_exo, (rays * metric[..., None]).reshape(-1, 3)).float()
-    known = np.where(valid.numpy(), depth_HW, np.float32(0))
-    quads = connected_quads(known, config.background)
-    if keep_HW is not None:
-        quads *= keep_HW[:-1, :-1] & keep_HW[1:, 1:] & keep_HW[:-1, 1:] & keep_HW[1:, :-1]
-    return Surface(points.reshape(height, width, 3), quads, np.ascontiguousarray(colour_HW3), confidence_HW)
 
 
 def _static_surface(clip: ExoClip, background: Background, config: PriorConfig) -> Surface:
