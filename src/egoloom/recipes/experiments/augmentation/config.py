@@ -32,13 +32,13 @@ class AugmentationExperiment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels_per_action: tuple[int, ...] = (5, 10, 20)
-    num_seeds: tuple[int, ...] = (6, 6, 3)
+    num_seeds: tuple[int, ...] = (4, 4, 3)
     first_seed: int = 20
     num_ego_takes: int = Field(default=900, ge=36)
     num_exo_takes: int = Field(default=360, ge=18)
     steps: int = Field(default=800, ge=1)
     recorded_steps: int = Field(default=0, ge=0)
-    distilled: tuple[int, ...] = (5, 10, 20)
+    distilled: tuple[int, ...] = (10,)
     num_distilled_seeds: int = Field(default=3, ge=1)
     report_splits: tuple[str, ...] = TEST_SPLITS
     worst_share: float = Field(default=0.1, ge=0, lt=1)
