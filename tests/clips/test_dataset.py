@@ -72,6 +72,15 @@ def test_a_mirrored_view_shows_what_its_label_says(square_store, mirrored):
         assert moves_right == ((clip.action % 2 == 0) != is_mirrored)
 
 
+def test_a_mirrored_view_swaps_the_hands(square_store):
+    held = dataclasses.replace(square_store.clips[0], left_hand_object=1, right_hand_object=2)
+    for probability, expected in ((1.0, (2, 1)), (0.0, (1, 2))):
+        view = VIEW.model_copy(update={"flip_probability": probability})
+        dataset = ClipDataset([ClipEntry(square_store, held)], [Modality.RGB], view, is_training=True)
+        labels = dataset[(0, 3)]["labels"]
+        assert (labels["left_hand_object"], labels["right_hand_object"]) == expected
+
+
 def test_a_list_of_mirrored_classes_that_does_not_fit_is_refused(square_store):
     for text in ("[1, 0]", "[9, 0, 1, 2]", '["a", 0, 1, 2]', "{"):
         info = square_store.info.model_copy(update={"extra": {"mirrored_action": text}})

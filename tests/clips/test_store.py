@@ -44,6 +44,21 @@ def test_rows_survive_a_round_trip(store):
     assert again.validate(decode=True) == []
 
 
+def test_what_the_hands_hold_is_a_label_like_others_and_older_tables_lack_it(store):
+    held = {"left_hand_object": ["none", "cup"], "right_hand_object": ["none", "cup"]}
+    store.info = store.info.model_copy(update={"label_spaces": LABELS | held})
+    store.append(videos=[add_video(store)], clips=[clip(left_hand_object=1, right_hand_object=0)])
+    table = pq.read_table(store.path / "clips.parquet")
+    assert table.select(list(held)).to_pylist() == [{"left_hand_object": 1, "right_hand_object": 0}]
+    with pytest.raises(UserError, match="left_hand_object 2 is outside of the 2 classes"):
+        store.append(clips=[clip(clip_id="d", left_hand_object=2)])
+    bare = store.clips[0].without_labels()
+    assert not bare.is_labelled
+    assert (bare.clip_id, bare.right_hand_object, bare.narration) == ("c", -1, "")
+    pq.write_table(table.drop_columns(list(held)), store.path / "clips.parquet")
+    assert ClipStore.open(store.path).clips == [clip()]
+
+
 def test_tables_are_plain_parquet_with_the_documented_columns(store):
     store.append(videos=[add_video(store)], clips=[clip()])
     row = pq.read_table(store.path / "clips.parquet").to_pylist()[0]

@@ -25,8 +25,9 @@ from egoloom.ingest.epic_annotations import (
     read_tables,
     seconds_of,
 )
+from egoloom.ingest.epic_contacts import Contacts
 from egoloom.ingest.epic_media import find_frames, in_order, measured_stride
-from egoloom.ingest.protobuf import pickled_bytes, read_hand_object_file
+from egoloom.ingest.protobuf import Detection, FrameDetections, pickled_bytes, read_hand_object_file
 
 HEADER = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
@@ -237,6 +238,30 @@ def test_hand_object_boxes(source, tmp_path, quiet):
     np.testing.assert_allclose([table[name][0] for name in ("x1", "y1", "x2", "y2")], [16, 24, 32, 48])
     strict = epic_kitchens.ingest(source, tmp_path / "strict", videos=("P01_01",), options=quiet)
     assert set(read_table(strict.media_path(Modality.BOXES, "P01_01"))["category"]) == {"right hand"}
+
+
+def test_contact_states_say_which_hand_holds_the_narrated_thing(source, tmp_path, quiet):
+    """The right hand of every frame above touches something; the left one is never seen."""
+    path = _parent(source / "hand-objects/P01/P01_01.pkl")
+    path.write_bytes(pickle.dumps([detections(number) for number in (13, 19, 25)]))
+    store = epic_kitchens.ingest(source, tmp_path / "store", options=quiet)
+    clips = {clip.clip_id: clip for clip in store.clips}
+    assert store.class_names("right_hand_object") == ["none", *store.class_names("noun")]
+    seen, unseen = clips["P01_01_0"], clips["P02_101_0"]
+    assert (seen.left_hand_object, seen.right_hand_object) == (-1, 1 + seen.noun)
+    assert (unseen.left_hand_object, unseen.right_hand_object) == (-1, -1)
+    assert store.validate() == []
+
+
+def test_half_of_the_frames_decide_about_contact():
+    def hand(number: int, side: int, state: int, score: float = 0.9) -> FrameDetections:
+        return FrameDetections("v", number, (Detection(True, score, (0, 0, 1, 1), side, state),))
+
+    frames = [hand(n, 0, 3 if n < 12 else 1) for n in range(20)] + [hand(n, 1, 4, 0.2) for n in range(20)]
+    contacts = Contacts(frames, first_number=0, number_rate=10, min_score=0.5)
+    assert contacts.labels(0.0, 1.9, noun=6) == {"left_hand_object": 7, "right_hand_object": -1}
+    assert contacts.labels(1.0, 1.9, noun=6)["left_hand_object"] == 0
+    assert contacts.labels(0.0, 1.9, noun=-1)["left_hand_object"] == -1
 
 
 def test_messages_agree_with_googles_parser():

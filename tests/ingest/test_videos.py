@@ -40,6 +40,19 @@ def test_a_table_makes_labelled_clips(source, tmp_path, quiet):
     assert store.validate(decode=True) == []
 
 
+def test_a_table_tells_what_the_hands_hold(source, tmp_path, quiet):
+    (source / "clips.csv").write_text(
+        "path,action,left_hand_object,right_hand_object\nopen/a b.mp4,open,none,knife\nclose/c.mp4,close,cup,\n"
+    )
+    store = videos.ingest(source, tmp_path / "store", options=quiet)
+    spaces = store.info.label_spaces
+    assert spaces["left_hand_object"] == spaces["right_hand_object"] == ["none", "cup", "knife"]
+    assert [(c.left_hand_object, c.right_hand_object) for c in store.clips] == [(1, -1), (0, 2)]
+    (tmp_path / "spaces.json").write_text(json.dumps({"action": ["open", "close"], "left_hand_object": ["cup"]}))
+    with pytest.raises(UserError, match="first class of left_hand_object"):
+        videos.ingest(source, tmp_path / "other", label_spaces=tmp_path / "spaces.json", options=quiet)
+
+
 def test_reference_mode_leaves_the_originals(source, tmp_path, quiet):
     store = videos.ingest(source, tmp_path / "store", options=quiet.model_copy(update={"mode": "reference"}))
     video = store.videos["close__c"]

@@ -41,6 +41,19 @@ def test_every_take_has_an_ego_and_an_exo_clip_with_the_same_times(store):
         assert Modality.IMU not in exo.present
 
 
+def test_clips_say_what_each_hand_holds(store):
+    names = store.class_names("left_hand_object")
+    assert names == store.class_names("right_hand_object")
+    expected = {"pour water": ("mug", "bottle"), "cut bread": ("bread", "knife"), "open drawer": ("none", "drawer")}
+    for clip in store.clips:
+        left, right = clip.left_hand_object, clip.right_hand_object
+        assert (left >= 0 and right >= 0) == (clip.action >= 0)
+        held = (names[left], names[right])
+        if clip.action >= 0:
+            assert held == expected.get(clip.narration, held)
+            assert held[1] != "none"  # all actions of the kitchen need the right hand
+
+
 def test_stored_media_hold_what_was_rendered(store):
     clip = next(c for c in store.select(view="ego") if Modality.AUDIO in c.present)
     index = int(clip.take_id.split("_")[1])

@@ -1,19 +1,23 @@
 """The truth that comes with a clip agrees with itself and with independent formulas."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
 import scipy.ndimage
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from egoloom.kitchen import KitchenSettings, render_clip
+from egoloom.kitchen.clip import held_objects
 from egoloom.kitchen.imu import GRAVITY, true_motion
 from egoloom.kitchen.plan import plan_clip
 from egoloom.kitchen.preview import first_index_of
 from egoloom.kitchen.room import COUNTER_Z
-from egoloom.kitchen.scene import build_take
+from egoloom.kitchen.scene import build_take, reversed_performance
 from egoloom.kitchen.settings import NoiseSettings
+from egoloom.kitchen.stage import Contact, Performance
 from egoloom.kitchen.vocabulary import ACTION_NAMES
 
 CLEAN = KitchenSettings(noise=NoiseSettings.none())
@@ -208,3 +212,44 @@ def test_a_drawer_that_closes_is_heard_when_it_is_shut():
     thuds = [e.time_s for e in take.performance.events if e.kind == "drawer_stop"]
     assert len(thuds) == 1
     assert abs(thuds[0] - shut_s) < 0.02
+
+
+def distance_m(take, hand, category, frame):
+    """Smallest distance from the hand's vertices to points spread over the triangles of everything of a category."""
+    number = next(i for i, one in enumerate(take.instances) if one.name == f"hand_{hand}")
+    numbers = [i for i, one in enumerate(take.instances) if one.category == category]
+    corners = take.points[frame][take.triangles[np.isin(take.instance_F, numbers)]]
+    weights = np.array([(i, j, 12 - i - j) for i in range(13) for j in range(13 - i)]) / 12
+    surface = np.einsum("wk,fkd->fwd", weights, corners).reshape(-1, 3)
+    vertices = take.points[frame][np.unique(take.triangles[take.instance_F == number])]
+    return cKDTree(surface).query(vertices)[0].min()
+
+
+@pytest.mark.parametrize(
+    ("action", "hands"),
+    [("close cupboard", {"right": "cupboard"}), ("turn on tap", {"right": "tap"}), ("put plate", {"right": "plate"}),
+     ("cut carrot", {"left": "carrot", "right": "knife"}), ("wash plate", {"left": "plate", "right": "sponge"})],
+)  # fmt: skip
+def test_hands_touch_what_the_contacts_say_and_only_then(action, hands):
+    settings = CLEAN.model_copy(update={"fps": 5})
+    take = build_take(settings, plan_clip(settings, first_index_of(settings, ACTION_NAMES.index(action))))
+    contacts = take.performance.contacts
+    assert {hand: contact.category for hand, contact in contacts.items()} == hands
+    for hand, contact in contacts.items():
+        for frame in range(len(take.times_s)):
+            before, after = contact.start_s - take.times_s[frame], take.times_s[frame] - contact.end_s
+            if max(before, after) < -0.05:
+                assert distance_m(take, hand, contact.category, frame) < 0.01
+            elif max(before, after) > 0.3:  # hands arrive slowly
+                assert distance_m(take, hand, contact.category, frame) > 0.03
+
+
+def test_a_contact_counts_for_the_part_of_the_clip_that_it_lasts():
+    assert Contact("mug", 0.5, 1.5).share(2.0) == pytest.approx(0.5)
+    assert Contact("mug").share(2.0) == 1.0
+    assert Contact("mug", 1.9, 9.0).share(2.0) == pytest.approx(0.05)
+    played = Performance(
+        *[None] * 4, (0, 0, 0), (0, 0), contacts={"left": Contact("mug", 1.9), "right": Contact("cup")}
+    )
+    assert held_objects(played, 2.0) == {"left": "none", "right": "cup"}
+    assert reversed_performance(played, 2.0).contacts["left"] == Contact("mug", -math.inf, pytest.approx(0.1))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import yaml
 from egoloom.cli.main import main
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ViewKey, collate, entries_of
+from egoloom.clips.schema import HAND_OBJECT_HEADS
+from egoloom.clips.tables import write_clips
 from egoloom.evaluation.prediction import Predictions
 from egoloom.evaluation.summary import summarise
 from egoloom.recipes.recognition import build_model, build_task, training_entries
@@ -212,3 +215,29 @@ def test_a_run_is_evaluated_again_with_more_views(square_store, teachers, capsys
     first = json.loads((run / "metrics.json").read_text())["splits"]["test"]["heads"]["verb"]
     assert again["nll"] == pytest.approx(first["nll"], rel=1e-6)
     assert egoloom("evaluate", str(run.parent)) == 2
+
+
+def test_hands_are_learnt_and_stand_in_the_events_of_a_stream(new_square_store, tmp_path, capsys):
+    """A red square lies in the right hand, a blue one in the left: the heads tell them apart after a few epochs."""
+    store = new_square_store(tmp_path / "store", num_clips=32)
+    held = [replace(clip, left_hand_object=2 * clip.noun, right_hand_object=1 - clip.noun) for clip in store.clips]
+    write_clips(store.path / "clips.parquet", held)
+    info = json.loads((store.path / "info.json").read_text())
+    info["label_spaces"] |= {head: ["none", "red", "blue"] for head in HAND_OBJECT_HEADS}
+    (store.path / "info.json").write_text(json.dumps(info))
+    arguments = ["--data.store", str(store.path), "--out", str(tmp_path / "run"), "--optimisation.epochs", "8"]
+    arguments += ["--model.options", '{"temporal_shift": "causal"}', "--model.heads", "action", *HAND_OBJECT_HEADS]
+    assert egoloom("train", "tiny", *arguments, *SMALL) == 0
+    heads = json.loads((tmp_path / "run" / "metrics.json").read_text())["splits"]["test"]["heads"]
+    assert min(heads[head]["top1"] for head in HAND_OBJECT_HEADS) >= 0.9
+    assert egoloom("export", str(tmp_path / "run"), "--target", "torch", "--out", str(tmp_path / "artefact")) == 0
+    capsys.readouterr()
+    always = ["--on-probability", "0.2", "--off-probability", "0.1"]
+    for clip in store.select(split="test")[1:3]:  # one of each colour
+        video = str(store.media_path(Modality.RGB, clip.video_id))
+        assert egoloom("stream", str(tmp_path / "artefact"), "--input", video, *always) == 0
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        colour, other = ("blue", "right") if clip.noun else ("red", "left")
+        hands = events[-1]["hands"]
+        assert {hand["object"] for hand in hands.values()} == {colour, None}
+        assert not hands[other]["in_contact"]

@@ -13,7 +13,7 @@ from egoloom.clips.sampling import (
     clips_at_regular_timestamps,
     clips_at_segment_timestamps,
 )
-from egoloom.clips.schema import HEADS, UNLABELLED, Clip, Modality
+from egoloom.clips.schema import HAND_OBJECT_HEADS, HEADS, UNLABELLED, Clip, Modality
 from egoloom.clips.store import ClipStore
 from egoloom.clips.tracks import TrackReader
 from egoloom.clips.transforms import ColourPlan, SpatialPlan, ViewConfig, view_generator
@@ -217,13 +217,15 @@ class ClipDataset(Dataset[Sample]):
 
 
 def _mirrored(entry: ClipEntry, plan: SpatialPlan, labels: dict[str, int]) -> tuple[SpatialPlan, dict[str, int]]:
-    """Returns plan and labels of a mirrored view: left and right classes swap, or the view is not mirrored at all."""
+    """Returns plan and labels of a mirrored view: left and right swap in classes and hands, or it is not mirrored."""
+    left, right = HAND_OBJECT_HEADS
+    swapped = labels | {left: labels[right], right: labels[left]}
     classes, action = entry.store.mirrored_actions, labels["action"]
     if not classes or action == UNLABELLED:
-        return plan, labels
+        return plan, swapped
     if classes[action] == UNLABELLED:  # no class describes the mirrored clip
         return dataclasses.replace(plan, flip=False), labels
-    return plan, labels | {"action": classes[action]}
+    return plan, swapped | {"action": classes[action]}
 
 
 def regular_times(start_s: float, end_s: float, view: ViewConfig, num_clips: int) -> np.ndarray:

@@ -1,14 +1,18 @@
 """The words of the data model: a modality, a video, a clip, and what a store says of itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT_VERSION = 1
 UNLABELLED = -1
-HEADS = ("verb", "noun", "action")
+ACTION_HEADS = ("verb", "noun", "action")
+HAND_OBJECT_HEADS = ("left_hand_object", "right_hand_object")
+HEADS = (*ACTION_HEADS, *HAND_OBJECT_HEADS)
+EMPTY_HAND = "none"  # class 0 of a hand-object head
 
 
 class Modality(StrEnum):
@@ -78,9 +82,10 @@ class Video:
 class Clip:
     """A labelled stretch of a video: from ``start_s`` to ``end_s``, in seconds of that video.
 
-    ``verb``, ``noun`` and ``action`` index the store's label spaces; ``-1`` means unlabelled. ``present`` lists the
-    modalities that exist for this clip: a missing one is a fact, never a tensor of zeros. Generated clips carry
-    ``is_generated``, the ``generator`` (name and weights' hash) and a ``quality`` score.
+    ``verb``, ``noun``, ``action`` and what each hand holds (``left_hand_object``, ``right_hand_object``; class 0 is
+    nothing) index the store's label spaces; ``-1`` means unlabelled. ``present`` lists the modalities that exist for
+    this clip: a missing one is a fact, never a tensor of zeros. Generated clips carry ``is_generated``, the
+    ``generator`` (name and weights' hash) and a ``quality`` score.
     """
 
     clip_id: str
@@ -100,15 +105,21 @@ class Clip:
     quality: float | None = None
     present: frozenset[Modality] = frozenset({Modality.RGB})
     extra: dict[str, str] = field(default_factory=dict)
+    left_hand_object: int = UNLABELLED
+    right_hand_object: int = UNLABELLED
 
     def label(self, head: str) -> int:
-        """Returns the class index of ``"verb"``, ``"noun"`` or ``"action"``; -1 if unlabelled."""
+        """Returns the class index of one of ``HEADS``; -1 if unlabelled."""
         return getattr(self, head)
 
     @property
     def is_labelled(self) -> bool:
         """Whether at least one head has a label."""
         return any(self.label(head) != UNLABELLED for head in HEADS)
+
+    def without_labels(self) -> Self:
+        """Returns the clip as nobody annotated it: no class of any head, no narration."""
+        return replace(self, **dict.fromkeys(HEADS, UNLABELLED), narration="")
 
 
 class StoreInfo(BaseModel):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from egoloom.clips.files import atomic_path
-from egoloom.clips.schema import Clip, Modality, Video
+from egoloom.clips.schema import HAND_OBJECT_HEADS, Clip, Modality, Video
 from egoloom.errors import UserError
 
 VIDEO_SCHEMA = pa.schema(
@@ -43,6 +43,7 @@ CLIP_SCHEMA = pa.schema(
         ("verb", pa.int32()),
         ("noun", pa.int32()),
         ("action", pa.int32()),
+        *[(head, pa.int32()) for head in HAND_OBJECT_HEADS],
         ("narration", pa.string()),
         ("is_generated", pa.bool_()),
         ("generator", pa.string()),
@@ -121,8 +122,13 @@ def _damage_named(path: Path) -> Iterator[None]:
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     # One open file: a reader that opened it twice (footer, then data) could meet two versions of a replaced table.
     table = pq.read_table(pa.BufferReader(path.read_bytes()))
-    missing = [name for name in schema.names if name not in table.column_names and not name.startswith("present_")]
+    missing = [name for name in schema.names if name not in table.column_names and not _may_lack(name)]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}", allowed=", ".join(schema.names))
     known = [name for name in schema.names if name in table.column_names]
     return table.select(known).to_pylist()
+
+
+def _may_lack(column: str) -> bool:
+    """Whether stores may lack a column: modalities and hand-object heads joined the format later."""
+    return column.startswith("present_") or column in HAND_OBJECT_HEADS

@@ -7,7 +7,7 @@ videos at 50; published flow has half the rate for 2018 videos; file numbers sta
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from scipy.signal import resample_poly
 from egoloom._optional import require_package
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.clips.media import read_arrays, write_audio
+from egoloom.clips.schema import EMPTY_HAND, HAND_OBJECT_HEADS
 from egoloom.errors import UserError
 from egoloom.ingest import epic_annotations, epic_media
 from egoloom.ingest.epic_annotations import EpicTables, Segment
+from egoloom.ingest.epic_contacts import Contacts
+from egoloom.ingest.protobuf import FrameDetections, read_hand_object_file
 from egoloom.ingest.recordings import DEFAULT_OPTIONS, Copied, IngestOptions, Recording, bring_in, clip_times
 from egoloom.ingest.sources import require_paths
 
@@ -69,6 +72,7 @@ def ingest(
         for video_id in videos:
             by_video.setdefault(video_id, [])
     plans = _plans(source, by_video, tables, allow_missing=allow_missing)
+    with_hands = any(_hand_object_file(source, video_id) for video_id in plans)
     store = ClipStore.create(
         out,
         name="EPIC-KITCHENS-100",
@@ -78,6 +82,7 @@ def ingest(
             "verb": tables.verbs,
             "noun": tables.nouns,
             "action": [f"{tables.verbs[verb]} {tables.nouns[noun]}" for verb, noun in tables.action_pairs],
+            **({head: [EMPTY_HAND, *tables.nouns] for head in HAND_OBJECT_HEADS} if with_hands else {}),
         },
         splits=list(splits),
         flow_bound_px=FLOW_BOUND_PX,
@@ -90,12 +95,15 @@ def ingest(
         plan = plans[recording.video_id]
         present = set(copied.present)
         present |= _write_flow(store, source, plan, copied)
-        present |= _write_boxes(store, source, plan, copied, object_boxes, min_box_score)
+        detected = _hand_object_file(source, recording.video_id)
+        frames = read_hand_object_file(detected) if detected else None
+        present |= _write_boxes(store, frames, plan, copied, object_boxes, min_box_score)
         if audio_hdf5 and Modality.AUDIO not in present:
             present |= _write_sound(store, recording.video_id, audio_hdf5, audio_hdf5_rate_hz, options)
         if not plan.segments:
             return [_whole_video(recording, copied, frozenset(present))]
-        return _clips(plan, copied, tables, actions, frozenset(present), allow_missing=allow_missing)
+        clips = _clips(plan, copied, tables, actions, frozenset(present), allow_missing=allow_missing)
+        return clips if frames is None else _with_contacts(clips, frames, plan, min_box_score)
 
     recordings = [plan.recording for plan in plans.values()]
     bring_in(store, recordings, clips_of, options, description="epic-kitchens")
@@ -226,16 +234,32 @@ def _write_flow(store: ClipStore, source: Path, plan: VideoPlan, copied: Copied)
     return {Modality.FLOW}
 
 
-def _write_boxes(
-    store: ClipStore, source: Path, plan: VideoPlan, copied: Copied, object_boxes: Path | None, min_score: float
-) -> set[Modality]:
-    video_id = plan.recording.video_id
-    target = store.media_path(Modality.BOXES, video_id)
+def _hand_object_file(source: Path, video_id: str) -> Path | None:
     names = [pattern.format(p=video_id.split("_")[0], v=video_id) for pattern in epic_media.BOX_PATTERNS]
-    if path := epic_annotations.optional_file(source, *names):
+    return epic_annotations.optional_file(source, *names)
+
+
+def _with_contacts(
+    clips: Sequence[Clip], frames: Sequence[FrameDetections], plan: VideoPlan, min_score: float
+) -> list[Clip]:
+    """Returns the clips with what each hand holds; clips without labels of their own stay without."""
+    contacts = Contacts(frames, first_number=plan.first_number, number_rate=plan.number_rate, min_score=min_score)
+    return [replace(clip, **contacts.labels(clip.start_s, clip.end_s, clip.noun)) for clip in clips]
+
+
+def _write_boxes(
+    store: ClipStore,
+    frames: Sequence[FrameDetections] | None,
+    plan: VideoPlan,
+    copied: Copied,
+    object_boxes: Path | None,
+    min_score: float,
+) -> set[Modality]:
+    target = store.media_path(Modality.BOXES, plan.recording.video_id)
+    if frames is not None:
         epic_media.write_hand_object_boxes(
             target,
-            path,
+            frames,
             copied.video,
             first_number=plan.first_number,
             number_rate=plan.number_rate,

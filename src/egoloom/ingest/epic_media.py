@@ -16,7 +16,7 @@ from egoloom.clips.media import write_table
 from egoloom.clips.media.encoding import encode_flow_grey, encode_frames
 from egoloom.errors import UserError
 from egoloom.ingest.images import ArchivedImage, Image, by_number, images_in_archive, images_in_folder, read_image
-from egoloom.ingest.protobuf import read_hand_object_file
+from egoloom.ingest.protobuf import FrameDetections
 from egoloom.ingest.video_copy import CopiedVideo
 
 VIDEO_PATTERNS = ("{p}/videos/{v}{s}", "{p}/{v}{s}", "videos/{v}{s}", "{v}{s}")
@@ -140,19 +140,24 @@ def write_flow_pictures(
 
 
 def write_hand_object_boxes(
-    path: Path, source: Path, video: CopiedVideo, *, first_number: int, number_rate: float, min_score: float
+    path: Path,
+    frames: Sequence[FrameDetections],
+    video: CopiedVideo,
+    *,
+    first_number: int,
+    number_rate: float,
+    min_score: float,
 ) -> None:
     """Writes EPIC's hand and object detections as a store track.
 
     Args:
         path: Target.
-        source: The published ``.pkl``, which is parsed, not unpickled.
+        frames: What the published file holds.
         video: The stored video.
         first_number: Frame number that lies at second 0.
         number_rate: Frame numbers a second.
         min_score: Weaker detections are left out.
     """
-    frames = read_hand_object_file(source)
     rows = [
         ((frame.frame_number - first_number) / number_rate, index, detection)
         for frame in frames

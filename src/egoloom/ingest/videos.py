@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from egoloom.clips import Clip, ClipStore
-from egoloom.clips.schema import HEADS, UNLABELLED
+from egoloom.clips.schema import ACTION_HEADS, EMPTY_HAND, HAND_OBJECT_HEADS, HEADS, UNLABELLED
 from egoloom.errors import UserError
 from egoloom.ingest.documents import number, read_csv, read_json
 from egoloom.ingest.recordings import DEFAULT_OPTIONS, Copied, IngestOptions, Recording, bring_in, clip_times
@@ -54,8 +54,9 @@ def ingest(
     Args:
         source: Folder with videos, searched with its sub-folders; or one video file.
         out: The store.
-        table: CSV with ``path`` and optionally ``start_s, end_s, verb, noun, action, narration, split,
-            participant_id, view, take_id``; default: ``clips.csv`` in the source folder, if it is there.
+        table: CSV with ``path`` and optionally ``start_s, end_s, verb, noun, action, left_hand_object,
+            right_hand_object, narration, split, participant_id, view, take_id``; default: ``clips.csv`` in the source
+            folder, if it is there.
         label_spaces: JSON with class names in index order by head; default: the sorted labels of the table.
         labels_from_folders: Without a table: the name of a video's folder is its action.
         clip_length_s: Without a table: cut videos into clips of this length; 0 makes one clip of each.
@@ -174,11 +175,15 @@ def _rows_of_folder(source: Path, *, labels_from_folders: bool) -> list[Row]:
 def _label_spaces(rows: Sequence[Row], given: Path | None) -> dict[str, list[str]]:
     used = {head: {row.labels[head] for row in rows if head in row.labels} for head in HEADS}
     if given is None:
-        return {head: sorted(names) for head, names in used.items() if names}
+        held = sorted(set().union(*(used[head] for head in HAND_OBJECT_HEADS)) - {EMPTY_HAND})
+        spaces = {head: sorted(used[head]) for head in ACTION_HEADS if used[head]}
+        return spaces | {head: [EMPTY_HAND, *held] for head in HAND_OBJECT_HEADS if used[head]}
     spaces = read_json(given, dict)
     for head, names in spaces.items():
         if head not in HEADS or not isinstance(names, list) or len(set(map(str, names))) != len(names):
             raise UserError(f"{given}: {head!r} is not a list of distinct class names", allowed=", ".join(HEADS))
+        if head in HAND_OBJECT_HEADS and names[:1] != [EMPTY_HAND]:
+            raise UserError(f"{given}: the first class of {head} is {names[:1]}", allowed=f'"{EMPTY_HAND}" (nothing)')
     spaces = {head: [str(name) for name in names] for head, names in spaces.items()}
     for head, names in used.items():
         if unknown := names - set(spaces.get(head, ())):
@@ -227,4 +232,6 @@ def _clip(
         verb=labels.get("verb", UNLABELLED),
         noun=labels.get("noun", UNLABELLED),
         action=labels.get("action", UNLABELLED),
+        left_hand_object=labels.get("left_hand_object", UNLABELLED),
+        right_hand_object=labels.get("right_hand_object", UNLABELLED),
     )

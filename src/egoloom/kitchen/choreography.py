@@ -25,6 +25,7 @@ from egoloom.kitchen.room import (
 )
 from egoloom.kitchen.stage import (
     IDENTITY,
+    Contact,
     Event,
     Loop,
     Performance,
@@ -77,7 +78,8 @@ def drawer(stage: Stage) -> Performance:
     return Performance(
         right, stage.rest("left", -0.62), living_fingers(stage, fingers), living_fingers(stage, fingers_path([],
         [hands.RELAXED])),
-        focus=(x, -0.08, 0.80), gaze_hand_share=0.6, stand_xy=stage.stand(-0.06, -0.62), objects={"drawer": body},
+        contacts={"right": Contact("drawer", touch, leave)}, focus=(x, -0.08, 0.80), gaze_hand_share=0.6,
+        stand_xy=stage.stand(-0.06, -0.62), objects={"drawer": body},
         drawer_m=opened,
         events=[
             Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
@@ -123,6 +125,7 @@ def cupboard(stage: Stage) -> Performance:
     return Performance(
         right, stage.rest("left", -0.60), living_fingers(stage, fingers), living_fingers(stage, fingers_path([],
         [hands.RELAXED])),
+        contacts={"right": Contact("cupboard", touch, leave)},
         focus=(stage.kitchen.prep_x, 0.25, 1.40), stand_xy=stage.stand(-0.10, -0.60), objects={"door": door},
         door_rad=angle, events=[
             Event(touch, "handle", 0.25, place, "forward"), Event(leave, "handle", 0.25, place, "reverse"),
@@ -166,8 +169,8 @@ def tap(stage: Stage) -> Performance:
     return Performance(
         right, stage.rest("left"), living_fingers(stage, fingers), living_fingers(stage, fingers_path([],
         [hands.RELAXED])),
-        focus=(stage.x, 0.28, 0.95), stand_xy=stage.stand(0.0, -0.22), objects={"lever": lever}, lever_rad=raised,
-        tap_flow=flow, events=[
+        contacts={"right": Contact("tap", touch, leave)}, focus=(stage.x, 0.28, 0.95),
+        stand_xy=stage.stand(0.0, -0.22), objects={"lever": lever}, lever_rad=raised, tap_flow=flow, events=[
             Event(touch, "metal_click", 0.2, out, "forward"), Event(start, "metal_click", 0.3, out, "reverse"),
         ], loops=[Loop("water", flow)],
     )  # fmt: skip
@@ -210,7 +213,8 @@ def _take(
     return Performance(
         right, stage.rest("left"), living_fingers(stage, path, 0.015), living_fingers(stage, fingers_path([],
         [hands.RELAXED])),
-        focus=_point(0.6 * spot + 0.4 * goal), stand_xy=stage.stand(-0.03, -0.30), objects={name: carried},
+        contacts={"right": Contact(name, touch)}, focus=_point(0.6 * spot + 0.4 * goal),
+        stand_xy=stage.stand(-0.03, -0.30), objects={name: carried},
         events=[
             Event(touch + 0.10, sound, 0.30, _point(spot), "forward"), Event(touch + 0.10, sound, 0.60,
             _point(spot), "reverse"),
@@ -286,6 +290,7 @@ def pour(stage: Stage) -> Performance:
         held(bottle, grip), stage.alive(held(mug_pose, left_grip), 0.001),
         living_fingers(stage, fingers_path([], [grip.fingers]), 0.01), living_fingers(stage, fingers_path([],
         [left_grip.fingers]), 0.01),
+        contacts={"right": Contact("bottle"), "left": Contact("mug")},
         focus=_point(mug + [0.02, 0, 0.08]), stand_xy=stage.stand(0.02, -0.30), objects={"bottle_open": bottle,
         "mug": mug_pose},
         pour=water, loops=[Loop("pour", flow)], gaze_hand_share=0.25,

@@ -11,6 +11,7 @@ from egoloom.kitchen.hand import Cylinder
 from egoloom.kitchen.motion import PoseFunction, ScalarFunction, Unrest, minimum_jerk, still
 from egoloom.kitchen.room import COUNTER_Z, spout
 from egoloom.kitchen.stage import (
+    Contact,
     Event,
     Loop,
     Performance,
@@ -78,6 +79,7 @@ def cut(stage: Stage, food: str) -> Performance:
         living_fingers(stage, fingers_path([], [hands.CLAW]), 0.04), focus=(float(rest[0]) + 0.02, float(rest[1]),
         0.95),
         stand_xy=stage.stand(0.0, -0.26), objects=objects, events=events, loops=loops, gaze_hand_share=0.1,
+        contacts={"right": Contact("knife"), "left": Contact(food)},
         rhythm=lambda times: np.sin(TWO_PI * (rate_hz * times + phase)) * (0.6 if bread else 1.0),
     )  # fmt: skip
 
@@ -191,6 +193,7 @@ def stir(stage: Stage) -> Performance:
         [left_grip.fingers]), 0.01),
         focus=(float(pot[0]) + 0.02, float(pot[1]) - 0.02, 1.0), stand_xy=(float(pot[0]) + 0.02, stage.stand()[1]),
         objects={"spoon": spoon, "pot": pot_pose}, gaze_hand_share=0.15,
+        contacts={"right": Contact("spoon"), "left": Contact("pot")},
         rhythm=lambda times: 0.5 * np.sin(angle(times)),
         events=[Event(float(t), "pot_tick", 0.3, place) for t in scrapes],
         loops=[Loop("fry", lambda times: np.full(len(times), 0.6)), Loop("scrape",
@@ -238,6 +241,7 @@ def wash(stage: Stage) -> Performance:
         focus=(float(center[0]), float(center[1]), float(center[2])), stand_xy=stage.stand(0.0, -0.24),
         objects={"plate": plate, "sponge": rubbing}, tap_flow=lambda times: np.ones(len(times)), gaze_hand_share=0.1,
         tap_end_z=float(center[2]) + 0.01, lever_rad=lambda times: np.full(len(times), 0.75),
+        contacts={"right": Contact("sponge"), "left": Contact("plate")},
         rhythm=lambda times: 0.5 * np.sin(circle(times)),
         loops=[Loop("water", lambda times: np.ones(len(times))), Loop("rub",
         lambda times: 0.5 + 0.5 * np.sin(circle(times)))],
@@ -277,6 +281,7 @@ def wipe(stage: Stage) -> Performance:
         living_fingers(stage, fingers_path([], [grip.fingers]), 0.03), living_fingers(stage, fingers_path([],
         [hands.FLAT]), 0.03),
         focus=place, stand_xy=stage.stand(0.0, -0.28), objects={"cloth": rag}, gaze_hand_share=0.25,
+        contacts={"right": Contact("cloth")},
         rhythm=lambda times: 0.8 * np.cos(stroke(times)),
         loops=[Loop("wipe", lambda times: np.abs(np.cos(stroke(times))))],
     )  # fmt: skip

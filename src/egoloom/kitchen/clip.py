@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from egoloom.clips.schema import EMPTY_HAND
 from egoloom.errors import UserError
 from egoloom.kitchen.audio import make_audio
 from egoloom.kitchen.boxes import BoxTable, detect
@@ -14,7 +15,9 @@ from egoloom.kitchen.imu import ImuTable, make_imu
 from egoloom.kitchen.plan import ClipPlan, clip_rng, plan_clip
 from egoloom.kitchen.scene import Instance, Take, build_take, exo_camera
 from egoloom.kitchen.settings import KitchenSettings
-from egoloom.kitchen.stage import Event
+from egoloom.kitchen.stage import Event, Performance
+
+MIN_CONTACT_SHARE = 0.2  # a hand on a handle stays for a quarter of a clip or more
 
 
 @dataclass
@@ -31,6 +34,7 @@ class KitchenClip:
         boxes: Simulated detections per view.
         instances: Meaning of the values of the id images.
         events: True moments of contact that make a sound.
+        held: What the hands ``"left"`` and ``"right"`` hold for at least a fifth of the clip, ``"none"`` if nothing.
     """
 
     plan: ClipPlan
@@ -42,6 +46,7 @@ class KitchenClip:
     boxes: dict[str, BoxTable]
     instances: list[Instance]
     events: list[Event]
+    held: dict[str, str]
 
     def view(self, name: str) -> Rendered:
         """Returns ``"ego"`` or ``"exo"``."""
@@ -68,8 +73,18 @@ def render_clip(settings: KitchenSettings, index: int) -> KitchenClip:
         plan, ego, exo, take.times_s[:-1],
         make_audio(settings, take.performance, take.stance, clip_rng(settings, index, "audio")),
         make_imu(settings, take.stance, take.performance, clip_rng(settings, index, "imu")), boxes, instances,
-        take.performance.events,
+        take.performance.events, held_objects(take.performance, settings.duration_s),
     )  # fmt: skip
+
+
+def held_objects(performance: Performance, duration_s: float) -> dict[str, str]:
+    """Returns what each hand holds for at least a fifth of a clip; ``"none"`` if it is shorter or nothing."""
+    held = {}
+    for hand in ("left", "right"):
+        contact = performance.contacts.get(hand)
+        long_enough = contact is not None and contact.share(duration_s) >= MIN_CONTACT_SHARE
+        held[hand] = contact.category if contact and long_enough else EMPTY_HAND
+    return held
 
 
 def render_views(settings: KitchenSettings, take: Take, index: int) -> tuple[Rendered, Rendered]:

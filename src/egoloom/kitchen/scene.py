@@ -24,7 +24,7 @@ from egoloom.kitchen.motion import PoseFunction, Unrest
 from egoloom.kitchen.plan import ClipPlan, clip_rng
 from egoloom.kitchen.raster import vertex_normals
 from egoloom.kitchen.settings import KitchenSettings
-from egoloom.kitchen.stage import Performance, Stage
+from egoloom.kitchen.stage import Contact, Performance, Stage
 from egoloom.kitchen.vocabulary import ACTIONS, DETECTOR_CATEGORIES
 
 NOT_DETECTABLE = ""
@@ -122,10 +122,15 @@ def reversed_performance(p: Performance, duration_s: float) -> Performance:
         dataclasses.replace(event, time_s=duration_s - event.time_s) for event in p.events if event.only != "forward"
     ]
     loops = [type(loop)(loop.kind, back(loop.envelope)) for loop in p.loops]
+    contacts = {
+        hand: Contact(contact.category, duration_s - contact.end_s, duration_s - contact.start_s)
+        for hand, contact in p.contacts.items()
+    }
     return Performance(
         back(p.right), back(p.left), back(p.right_fingers), back(p.left_fingers), p.focus, p.stand_xy,
         {name: back(pose) for name, pose in p.objects.items()}, back(p.drawer_m), back(p.door_rad), back(p.lever_rad),
         back(p.tap_flow), p.tap_end_z, back(p.pour), back(p.rhythm), events, loops, p.gaze_hand_share,
+        contacts=contacts,
     )  # fmt: skip
 
 

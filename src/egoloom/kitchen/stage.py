@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF005 - offsets are added to arrays, no lists are joined
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,9 +39,25 @@ class Loop:
     envelope: ScalarFunction
 
 
+@dataclass(frozen=True)
+class Contact:
+    """A hand holds or presses something, named by the detector's word for it, from ``start_s`` to ``end_s``."""
+
+    category: str
+    start_s: float = -math.inf
+    end_s: float = math.inf
+
+    def share(self, duration_s: float) -> float:
+        """Returns for which share of a clip from second 0 to ``duration_s`` the contact lasts."""
+        return max(0.0, min(self.end_s, duration_s) - max(self.start_s, 0.0)) / duration_s
+
+
 @dataclass
 class Performance:
-    """One action as functions of time (seconds from the start of the clip)."""
+    """One action as functions of time (seconds from the start of the clip).
+
+    ``contacts`` says what the hands ``"left"`` and ``"right"`` hold; a hand that is not there touches nothing.
+    """
 
     right: PoseFunction
     left: PoseFunction
@@ -60,6 +77,7 @@ class Performance:
     loops: list[Loop] = field(default_factory=list)
     gaze_hand_share: float = 0.45
     gaze: ScalarFunction | None = None
+    contacts: dict[str, Contact] = field(default_factory=dict)
 
 
 @dataclass

@@ -16,7 +16,15 @@ from egoloom.kitchen.clip import KitchenClip, render_clip
 from egoloom.kitchen.plan import ClipPlan, clip_rng
 from egoloom.kitchen.settings import KitchenSettings
 from egoloom.kitchen.tracks import FLOW_BOUND_PX, HOP_S, estimated_flow, log_mel, monocular_depth, write_arrays
-from egoloom.kitchen.vocabulary import ACTION_NAMES, LABEL_SPACES, OBJECT_CATEGORIES, SPLITS, noun_index, verb_index
+from egoloom.kitchen.vocabulary import (
+    ACTION_NAMES,
+    HELD_OBJECTS,
+    LABEL_SPACES,
+    OBJECT_CATEGORIES,
+    SPLITS,
+    noun_index,
+    verb_index,
+)  # fmt: skip
 
 VIEWS = ("ego", "exo")
 BATCH = 24
@@ -188,4 +196,6 @@ def _clip_row(clip: KitchenClip, video: Video, view: str, present: frozenset[Mod
         verb=-1 if label < 0 else verb_index(label), noun=-1 if label < 0 else noun_index(label), action=label,
         narration="" if label < 0 else ACTION_NAMES[label], present=present,
         extra={"kitchen": f"K{plan.kitchen:02d}", "true_action": ACTION_NAMES[plan.action]},
+        left_hand_object=-1 if label < 0 else HELD_OBJECTS.index(clip.held["left"]),
+        right_hand_object=-1 if label < 0 else HELD_OBJECTS.index(clip.held["right"]),
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from egoloom.clips.schema import EMPTY_HAND, HAND_OBJECT_HEADS
+
 
 @dataclass(frozen=True)
 class Action:
@@ -50,7 +52,14 @@ def _unique(names: list[str]) -> list[str]:
 VERBS: list[str] = _unique([action.verb for action in ACTIONS])
 NOUNS: list[str] = _unique([action.noun for action in ACTIONS])
 ACTION_NAMES: list[str] = [action.name for action in ACTIONS]
-LABEL_SPACES: dict[str, list[str]] = {"verb": VERBS, "noun": NOUNS, "action": ACTION_NAMES}
+# What a hand can hold; class 0 says that it holds nothing. Tools are no nouns of actions, so this is a list of its own.
+HELD_OBJECTS: list[str] = [
+    EMPTY_HAND, "drawer", "cupboard", "tap", "mug", "plate", "bottle", "carrot", "bread", "pot", "knife", "spoon",
+    "sponge", "cloth",
+]  # fmt: skip
+LABEL_SPACES: dict[str, list[str]] = {
+    "verb": VERBS, "noun": NOUNS, "action": ACTION_NAMES, **dict.fromkeys(HAND_OBJECT_HEADS, HELD_OBJECTS),
+}  # fmt: skip
 
 SPLITS: list[str] = ["train", "validation", "test", "unseen_participant", "unseen_kitchen", "unlabelled"]
 

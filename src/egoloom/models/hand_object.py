@@ -1,7 +1,8 @@
 """The hand-object heads: which hand is in contact, and with what.
 
-Each hand is one classification: class 0 says "no contact", class ``1 + noun`` says "in contact with that noun". Two
-plain heads answer both questions at once, and every loss and metric of EgoLoom applies to them unchanged.
+Each hand is one classification: class 0 says "no contact", class ``1 + noun`` says "in contact with that noun" (of the
+action's nouns, or of a list of held things of its own, as the kitchen's). Two plain heads answer both questions at
+once, and every loss and metric of EgoLoom applies to them unchanged.
 
 Shape letters: B batch, K classes.
 """

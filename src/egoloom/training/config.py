@@ -8,7 +8,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
-HeadName = Literal["verb", "noun", "action"]
+HeadName = Literal["verb", "noun", "action", "left_hand_object", "right_hand_object"]
 
 
 class DataConfig(BaseModel):

@@ -71,7 +71,7 @@ def with_fewer_labels(store: ClipStore, num_per_action: int, seed: int) -> Relab
     def relabel(clip: Clip) -> Clip:
         if clip.split != "train" or clip.view != "ego" or clip.clip_id in kept:
             return clip
-        return replace(clip, split="unlabelled", verb=-1, noun=-1, action=-1, narration="")
+        return replace(clip.without_labels(), split="unlabelled")
 
     return relabel
 

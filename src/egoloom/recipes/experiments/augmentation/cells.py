@@ -11,6 +11,7 @@ import torch
 from egoloom.augmentation.filtering import LABEL, fit_thresholds, judge, label_log_probs
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ClipEntry, Sample, ViewKey, batches, entries_of
+from egoloom.clips.schema import ACTION_HEADS
 from egoloom.distillation.losses import DistillationLossConfig
 from egoloom.distillation.task import DistillationTask
 from egoloom.distillation.teachers import ModuleTeacher, TeacherEnsemble, TeacherEnsembleConfig
@@ -123,7 +124,9 @@ class Group:
         """Trains on the mixture, then on the recorded clips alone; the steps are the same for every cell."""
         network = TEACHERS[teacher]
         torch.manual_seed(self.seed)
-        model = create_model(network.model, num_classes=self.stores["ego"].num_classes(), **network.options)
+        available = self.stores["ego"].num_classes()
+        classes = {head: available[head] for head in ACTION_HEADS if head in available}
+        model = create_model(network.model, num_classes=classes, **network.options)
         task = task or LabelTask(dict.fromkeys(model.heads, 1.0))
         rate, steps = network.learning_rate, round(network.length * self.config.steps)
         phases = [([*self.labelled, *added], steps, rate), (self.labelled, self.config.recorded_steps, rate / 4)]
