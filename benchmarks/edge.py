@@ -1,12 +1,13 @@
 """Edge deployment: what a student costs on this machine, as ratios measured in one run.
 
-    python benchmarks/edge.py --json                      costs only (random weights, 224 px)
-    python benchmarks/edge.py --run RUN --json            and what int8 loses on the test split of a trained run
+    python benchmarks/edge.py --json                      costs (random weights, 224 px) and what int8 loses
+    python benchmarks/edge.py --costs-only                without the latter, which makes takes and trains once
+    python benchmarks/edge.py --run RUN --json            what int8 loses on the test split of a run of your own
     python benchmarks/edge.py --soak-minutes 30           and half an hour of stream time at full speed
     python benchmarks/edge.py --cpu-time                  on a busy machine: one thread, in processor time
 
-``--json`` prints one line with stream_fps_one_thread, clip_ratio_to_video_swin, int8_speedup, int8_accuracy_loss_points
-(null without --run) and what they were measured on.
+``--json`` prints one line with stream_fps_one_thread, clip_ratio_to_video_swin, int8_speedup,
+int8_accuracy_loss_points, int8_ece_increase and what they were measured on.
 """
 
 import argparse
@@ -24,13 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from egoloom.clips import ClipStore
+from edge_int8 import int8_losses, students
 from egoloom.clips.media import write_video
 from egoloom.deployment import export_student, load_student
-from egoloom.deployment.bench import accuracy_of, size_mb, times_s
+from egoloom.deployment.bench import size_mb, times_s
 from egoloom.deployment.card import InputCard, read_card
-from egoloom.deployment.parity import ParityClips, ParityLimits, parity_clips_from_store, synthetic_clips
-from egoloom.deployment.run_inputs import clips_of_run, store_of_run
+from egoloom.deployment.parity import ParityLimits, synthetic_clips
 from egoloom.deployment.streaming import open_stream
 from egoloom.deployment.targets import installed_targets
 from egoloom.models import create_model, num_parameters
@@ -39,7 +39,6 @@ Clock = Callable[[], float]
 NUM_CLASSES = {"verb": 11, "noun": 11, "action": 18}
 SIZE_PX, NUM_FRAMES = 224, 8
 RUNTIMES = ("onnx", "openvino", "executorch")
-HELD_OUT = ("test", "unseen_participant", "unseen_kitchen")
 # Random weights have no confident classes, so agreement says nothing here; trained runs use the real limits.
 ANY_PARITY = ParityLimits(max_abs_diff=1e6, min_top1_agreement=0.0)
 
@@ -104,45 +103,6 @@ def measure_video_swin_ms(threads: int, clock: Clock) -> float:
     return 1e3 * float(np.median(times))
 
 
-def measure_int8_loss(run: Path, folder: Path, target: str, max_clips: int) -> dict[str, Any]:
-    """Returns accuracy and ECE of fp32 and int8 on the test split of the run's store, and on all held-out splits."""
-    store = store_of_run(run)
-    if store is None:
-        raise SystemExit(f"{run}: its clip store is not there any more")
-    parity, calibration = clips_of_run(run, store, None, 64, 128)
-    figures: dict[str, Any] = {}
-    for precision in ("fp32", "int8"):
-        out = folder / f"trained-{precision}"
-        result = export_student(
-            run,
-            out,
-            target=target,
-            precision=precision,
-            parity_clips=parity,
-            calibration_clips=calibration,
-            limits=ANY_PARITY if precision == "int8" else None,
-        )
-        student = load_student(out)
-        parts = {
-            split: parity_clips_from_store(store, student.card.input, split=split, num_clips=max_clips)
-            for split in HELD_OUT
-            if split in ClipStore.open(store).info.splits
-        }
-        figures[precision] = {
-            **accuracy_of(student.log_probs, student.card, parts["test"]),
-            "held_out": accuracy_of(student.log_probs, student.card, joined(list(parts.values()))),
-            "size_mb": round(result.size_mb, 3),
-        }
-    return figures
-
-
-def joined(parts: Sequence[ParityClips]) -> ParityClips:
-    """Returns the clips of several splits as one."""
-    frames = np.concatenate([part.frames for part in parts])
-    labels = {head: np.concatenate([part.labels[head] for part in parts]) for head in parts[0].labels}
-    return ParityClips(frames, labels, source=", ".join(part.source for part in parts))
-
-
 def measure_startup_s(artefact: Path, folder: Path, clock: Clock) -> float:
     """Returns the best time of three from starting Python to the end of ``run.py`` on a two-second video."""
     video = folder / "two_seconds.mp4"
@@ -198,8 +158,9 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="edge_small", help="the student of the registry (at most 3 M parameters)")
-    parser.add_argument("--run", type=Path, help="a run trained on the kitchen, for what int8 loses")
-    parser.add_argument("--max-clips", type=int, default=1000)
+    parser.add_argument("--run", type=Path, help="measure what int8 loses on this run, not on one made here")
+    parser.add_argument("--work", type=Path, default=Path("runs/edge_benchmark"), help="takes and students made once")
+    parser.add_argument("--costs-only", action="store_true", help="do not measure what int8 loses")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each quantity and round")
     parser.add_argument("--soak-minutes", type=float, default=0.0)
@@ -258,12 +219,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "clip_ms_two_threads": {" ".join(key): round(value, 2) for key, value in two.items()},
         "stream_fps": {" ".join(key): round(value, 1) for key, value in streams.items()},
     }
-    if options.run:
-        say(f"measuring {options.run}")
-        loss = measure_int8_loss(options.run, folder, best_target, options.max_clips)
-        figures["int8_accuracy_loss_points"] = round(100 * (loss["fp32"]["top1"] - loss["int8"]["top1"]), 3)
-        figures["int8_ece_increase"] = round(loss["int8"]["ece"] - loss["fp32"]["ece"], 4)
-        figures["trained_run"] = loss
+    if not options.costs_only:
+        runs = {"post-training": options.run} if options.run else students(options.work)
+        say(f"measuring what int8 loses: {', '.join(runs)}")
+        targets = [target for target in ("onnx", "openvino") if (target, "int8") in artefacts]
+        losses = {name: int8_losses(run, folder / "int8", targets) for name, run in runs.items()}
+        loss = losses["post-training"].get(best_target) or next(iter(losses["post-training"].values()))
+        figures["int8_accuracy_loss_points"] = loss["loss_points"]
+        figures["int8_ece_increase"] = loss["ece_increase"]
+        figures["int8_losses"] = losses
     if options.soak_minutes:
         say(f"streaming {options.soak_minutes:g} minutes")
         figures |= soak(artefacts[best_stream], options.soak_minutes)

@@ -219,6 +219,30 @@ def augmentation(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sweep(record: dict[str, Any]) -> str:
+    """Returns accuracy and calibration over frames, size and views, two columns a network."""
+    rows = record["rows"]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    cells = {(row["axis"], row["num_frames"], row["size_px"], row["num_views"], row["name"]): row for row in rows}
+    clips = rows[0]["num_clips"]
+    lines = [
+        f"{clips} clips of the split {record['split']}, one seed, 95 % bootstrap intervals over clips; "
+        f"`{record['command']}`, record `docs/results/sweep.json`.",
+        "",
+        "| frames | px | views | " + " | ".join(f"{name}: top-1 | ECE" for name in names) + " |",
+        "|---" * (3 + 2 * len(names)) + "|",
+    ]
+    for key in dict.fromkeys(key[:-1] for key in cells):
+        shown = [f"{_top1(cells[*key, name])} | {cells[*key, name]['ece']:.3f}" for name in names]
+        lines.append(f"| {key[1]} | {key[2]} | {key[3]} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _top1(row: dict[str, Any]) -> str:
+    low, high = row["top1_ci95"]
+    return f"{100 * row['top1']:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def _row(cell: dict[str, Any], settings: dict[str, str], shares: tuple[str, ...], plain: tuple[str, ...]) -> str:
     metrics, treatment = cell["metrics"], cell["treatment"]
     shown = [_share(metrics[name]) for name in shares] + [f"{metrics[name]['mean']:.3f}" for name in plain]
@@ -247,6 +271,7 @@ BLOCKS: tuple[tuple[str, str, str, Renderer], ...] = (
     ("docs/distillation.md", "experiment", "distillation.json", distillation),
     ("README.md", "augmentation", "augmentation.json", augmentation_summary),
     ("docs/augmentation.md", "experiment", "augmentation.json", augmentation),
+    ("docs/deployment.md", "sweep", "sweep.json", sweep),
     ("docs/exo2ego.md", "tiny", "tiny_egox.json", tiny_quality),
 )
 FIGURES: tuple[tuple[str, str, Renderer], ...] = (

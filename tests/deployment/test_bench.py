@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from egoloom.clips import Clip, ClipStore, Modality, Video
 from egoloom.clips.dataset import ClipDataset, entries_of
 from egoloom.clips.media import write_flow, write_video
 from egoloom.deployment.bench import bench_model
+from egoloom.deployment.bench_report import write_sweep_record
 from egoloom.deployment.bench_teacher import training_view
 from egoloom.deployment.parity import parity_clips_from_store
 from egoloom.deployment.sweep import protocols, sweep
@@ -76,13 +78,23 @@ def test_single_file_does_not_stream(student_onnx):
     assert bench_model(student_onnx, seconds=0.02).stream_fps_one_thread is None
 
 
-def test_sweep_varies_one_thing_at_a_time(checkpoint, store):
+def test_sweep_varies_one_thing_at_a_time(checkpoint, store, tmp_path):
     rows = sweep({"student": checkpoint}, store, split="test")
     assert {(row.axis, row.num_frames, row.size_px, row.num_views) for row in rows} == set(protocols(4, 32))
     assert {row.num_frames for row in rows if row.axis == "num_frames"} == {1, 2, 4}
     own = {row.top1 for row in rows if (row.num_frames, row.size_px, row.num_views) == (4, 32, 1)}
     assert len(own) == 1
     assert all(row.num_clips == 4 for row in rows)
+    write_sweep_record(tmp_path / "sweep.json", [Path("runs/student")], rows, "test")
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert record["rows"] == json.loads(json.dumps([row.to_dict() for row in rows]))
+    assert "bench runs/student --sweep" in record["command"]
+
+
+def test_only_a_sweep_is_recorded(artefact, tmp_path):
+    with pytest.raises(UserError, match="--sweep"):
+        run_verb(["bench", str(artefact), "--record", str(tmp_path / "sweep.json")])
+    assert not (tmp_path / "sweep.json").exists()
 
 
 def test_verb_writes_figures_into_the_report(artefact, store, tmp_path, capsys):

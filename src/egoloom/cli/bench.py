@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from egoloom.deployment.bench import BenchRow
 
 
+NUM_GATE, NUM_CALIBRATION = 64, 64
+
+
 def bench(
     models: Annotated[tuple[Path, ...], tyro.conf.Positional],
     out: Path | None = None,
@@ -22,6 +25,7 @@ def bench(
     watts_per_core: float = 5.0,
     all_targets: bool = True,
     sweep: bool = False,
+    record: Path | None = None,
     json: bool = False,
 ) -> None:
     """Measures latency, frames a second, memory, size, arithmetic and accuracy of students and teachers.
@@ -39,16 +43,19 @@ def bench(
         watts_per_core: For the energy estimate.
         all_targets: Export checkpoints to every installed target; with --no-all-targets only PyTorch is measured.
         sweep: Also measure checkpoints with fewer frames, other sizes and more views (needs a store).
+        record: Writes the sweep with its command to this JSON file.
         json: Print one JSON line instead of a table.
     """
     from egoloom.deployment.bench import bench_model
-    from egoloom.deployment.bench_report import print_table, write_bench
+    from egoloom.deployment.bench_report import print_table, write_bench, write_sweep_record
     from egoloom.deployment.run_inputs import store_of_run
     from egoloom.errors import UserError
 
     if not models:
         raise UserError("There is no model to measure", fix="egoloom bench RUN")
     store = store or next((found for found in map(store_of_run, models) if found), None)
+    if record is not None and not sweep:
+        raise UserError(f"Only a sweep is recorded; {record} would be empty", fix="add --sweep")
     if sweep and store is None:
         raise UserError("A sweep needs labelled clips", fix="--store STORE")
     common = {"seconds": seconds, "watts_per_core": watts_per_core}
@@ -60,6 +67,8 @@ def bench(
         ]
         rows += [_bench_teacher(path, store, split, max_clips, common) for path in teachers]
     swept = _sweep(models, store, split, max_clips) if sweep and store else []
+    if record is not None:
+        write_sweep_record(record, models, swept, split)
     if json:
         print(json_format.dumps({"bench": [row.to_dict() for row in rows], "sweep": [row.to_dict() for row in swept]}))
     else:
@@ -101,6 +110,7 @@ def _candidates(models, folder: Path, store: Path | None, split: str, max_clips:
     from egoloom.deployment.artefact import checkpoint_folder, is_checkpoint, load_student
     from egoloom.deployment.export import export_student
     from egoloom.deployment.parity import parity_clips_from_store
+    from egoloom.deployment.run_inputs import clips_of_run
     from egoloom.deployment.targets import get_target, installed_targets
     from egoloom.errors import UserError
 
@@ -115,13 +125,19 @@ def _candidates(models, folder: Path, store: Path | None, split: str, max_clips:
             found.append((f"{label} {student.card.precision}", path, clips))
             continue
         found.append((f"{label} pytorch", path, clips))
-        for target in installed_targets() if all_targets else []:
+        if not all_targets:
+            continue
+        # Neither gate nor calibration sees the clips that accuracy is measured on.
+        gate, calibration = clips_of_run(path, store, None, NUM_GATE, NUM_CALIBRATION)
+        for target in installed_targets():
             for precision in get_target(target).precisions:
                 if target == "torch" or precision == "fp16":
                     continue
                 out = folder / f"{index}-{target}-{precision}"
                 try:
-                    export_student(path, out, target=target, precision=precision, parity_clips=clips)
+                    export_student(
+                        path, out, target=target, precision=precision, parity_clips=gate, calibration_clips=calibration
+                    )
                 except UserError as error:
                     print(f"skipped {label} {target} {precision}: {str(error).splitlines()[0]}", file=sys.stderr)
                     continue

@@ -90,3 +90,10 @@ def write_bench(out: Path, rows: Sequence[BenchRow], swept: Sequence[SweepRow]) 
 
         write_report(out)
     return path
+
+
+def write_sweep_record(path: Path, models: Sequence[Path], swept: Sequence[SweepRow], split: str) -> None:
+    """Writes a sweep with the command that made it, as ``docs/results`` keeps it."""
+    command = f"egoloom bench {' '.join(map(str, models))} --sweep --no-all-targets --record {path}"
+    content = {"command": command, "split": split, "rows": [row.to_dict() for row in swept]}
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -80,4 +80,30 @@ def _quantised(model: Any, calibration: Sequence[Arrays]) -> Any:
     nncf = require_package("nncf", extra="openvino")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = [dict(values) for values in calibration]
-    return nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs), preset=nncf.QuantizationPreset.MIXED)
+    stem = next(node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution")
+    return nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        # As in ONNX: a few per cent of the arithmetic, most of the error.
+        ignored_scope=nncf.IgnoredScope(names=[stem.get_friendly_name()], types=["MatMul"]),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=_whole_range()),
+    )
+
+
+def _whole_range() -> Any:
+    """Returns an estimator that takes the smallest and the largest value of all calibration clips.
+
+    NNCF's own takes the mean over clips of each clip's extremes, which cuts off what half of the clips exceed: with it
+    log-probabilities of a trained student moved by up to 3.9, with this one by up to 0.6.
+    """
+    estimators = require_package("nncf.quantization.range_estimator", extra="openvino")
+    sides = {
+        side: estimators.StatisticsCollectorParameters(
+            statistics_type=getattr(estimators.StatisticsType, side.upper()),
+            aggregator_type=getattr(estimators.AggregatorType, side.upper()),
+        )
+        for side in ("min", "max")
+    }
+    return estimators.RangeEstimatorParameters(**sides)
