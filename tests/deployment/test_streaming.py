@@ -17,6 +17,7 @@ from egoloom.cli.main import main, run_verb
 from egoloom.clips.media import VideoReader, write_video
 from egoloom.deployment.card import Card
 from egoloom.deployment.events import EventConfig, EventDetector
+from egoloom.deployment.overlay import OverlayWriter
 from egoloom.deployment.prediction import read_views
 from egoloom.deployment.sources import MonotoneTime, SourceCounts, latest_only, open_source
 from egoloom.deployment.streaming import FrameClock, open_stream, square, stream_predictions
@@ -180,6 +181,21 @@ def test_events_carry_hands():
     content = json.loads(event.to_json())
     assert content["hands"]["left"] == {"in_contact": False, "contact_probability": 0.2, "object": None}
     assert content["hands"]["right"] == {"in_contact": True, "contact_probability": 0.85, "object": "knife"}
+
+
+def test_the_overlay_names_what_the_hands_hold(tmp_path):
+    """The lowest line of the panel is empty without such heads, and differs with what is held."""
+    plain, held = card_of(action=["a", "b"]), card_of(action=["a", "b"], right_hand_object=["none", "mug", "knife"])
+    frame = np.full((90, 160, 3), 120, np.uint8)
+    lines = []
+    for card, best in ((plain, {}), *((held, {"right_hand_object": (name, 0.9)}) for name in ("none", "mug", "knife"))):
+        picture = OverlayWriter(tmp_path / "x.mp4", card).compose(
+            frame, log_probs(card, action=("a", 0.9), **best), "a", 0.5
+        )
+        assert picture.shape == (360, 640 + 360, 3)
+        lines.append(picture[336:, 640:])
+    assert len(np.unique(lines[0].reshape(-1, 3), axis=0)) == 1
+    assert all((one != other).any() for one, other in itertools.combinations(lines, 2))
 
 
 def test_times_are_monotone_whatever_the_source_says():

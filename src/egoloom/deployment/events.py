@@ -4,7 +4,7 @@ Shape letters: K classes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -130,12 +130,17 @@ class EventDetector:
             if head not in self._sums:
                 continue
             probs_K = self._sums[head] / len(self._probabilities)
-            contact = 1.0 - float(probs_K[NO_CONTACT])
-            touched = int(probs_K[1:].argmax()) + 1
-            in_contact = contact >= self.config.contact_probability
-            hands[side] = {
-                "in_contact": in_contact,
-                "contact_probability": round(contact, 4),
-                "object": self.card.class_names[head][touched] if in_contact else None,
-            }
+            hands[side] = hand_state(probs_K, self.card.class_names[head], self.config.contact_probability)
         return hands
+
+
+def hand_state(probs_K: np.ndarray, class_names: Sequence[str], contact_probability: float) -> dict[str, Any]:
+    """Returns ``in_contact``, ``contact_probability`` and ``object`` (None without contact) from a hand's head."""
+    contact = 1.0 - float(probs_K[NO_CONTACT])
+    touched = int(probs_K[1:].argmax()) + 1
+    in_contact = contact >= contact_probability
+    return {
+        "in_contact": in_contact,
+        "contact_probability": round(contact, 4),
+        "object": class_names[touched] if in_contact else None,
+    }

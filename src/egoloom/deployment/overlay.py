@@ -13,12 +13,14 @@ from av.container import OutputContainer
 
 from egoloom.clips.files import atomic_path
 from egoloom.deployment.card import Card
+from egoloom.deployment.events import HAND_HEADS, EventConfig, hand_state
 
 HEIGHT_PX = 360
 PANEL_PX = 360
 INK, MUTED, BAR, PAPER = (232, 236, 238), (140, 150, 156), (79, 189, 182), (24, 29, 33)
 TIME_BASE = Fraction(1, 1000)
 NUM_BARS = 5
+CONTACT_PROBABILITY = EventConfig().contact_probability
 
 
 class OverlayWriter:
@@ -85,9 +87,10 @@ class OverlayWriter:
         height, width = frame_HWC.shape[:2]
         if not self._width:  # a source that changes its size keeps the width of its first frame
             self._width = max(2, round(width * HEIGHT_PX / height / 2) * 2)
-        left = cv2.resize(np.ascontiguousarray(frame_HWC), (self._width, HEIGHT_PX), interpolation=cv2.INTER_AREA)
+        way = cv2.INTER_AREA if height >= HEIGHT_PX else cv2.INTER_CUBIC
+        left = cv2.resize(np.ascontiguousarray(frame_HWC), (self._width, HEIGHT_PX), interpolation=way)
         panel = np.full((HEIGHT_PX, PANEL_PX, 3), PAPER, np.uint8)
-        _text(panel, f"{time_s:7.2f} s", (20, 34), MUTED, 0.5)
+        _text(panel, f"{time_s:.2f} s", (20, 34), MUTED, 0.5)
         _text(panel, current or "-", (20, 70), INK, 0.75)
         probs_K = np.exp(log_probs[self.card.main_head])
         for row, index in enumerate(np.argsort(-probs_K)[:NUM_BARS]):
@@ -96,7 +99,17 @@ class OverlayWriter:
             _text(panel, f"{100 * probs_K[index]:3.0f} %", (PANEL_PX - 64, y), MUTED, 0.45)
             length = max(1, round((PANEL_PX - 40) * float(probs_K[index])))
             cv2.rectangle(panel, (20, y + 8), (20 + length, y + 16), BAR, -1)
+        _text(panel, self._hands(log_probs), (20, HEIGHT_PX - 10), MUTED, 0.45)
         return np.concatenate([left, panel], axis=1)
+
+    def _hands(self, log_probs: Mapping[str, np.ndarray]) -> str:
+        """What each hand holds, for networks that say so."""
+        words = []
+        for side, head in HAND_HEADS.items():
+            if head in log_probs:
+                state = hand_state(np.exp(log_probs[head]), self.card.class_names[head], CONTACT_PROBABILITY)
+                words.append(f"{side} hand: {state['object'] or '-'}")
+        return "   ".join(words)
 
 
 def _text(panel: np.ndarray, text: str, origin: tuple[int, int], colour: tuple[int, int, int], scale: float) -> None:
