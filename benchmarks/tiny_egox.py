@@ -19,20 +19,19 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import stats
 
 from egoloom.augmentation.generators import inpaint
 from egoloom.augmentation.samples import generator_prior_config, generator_sample
-from egoloom.augmentation.takes import ExoTake, ego_video, load_take
-from egoloom.clips import ClipStore, Modality
+from egoloom.augmentation.takes import ExoTake, load_take, wearer_mask
+from egoloom.clips import ClipStore
 from egoloom.clips.files import write_text
-from egoloom.clips.media import read_arrays
 from egoloom.errors import UserError
 from egoloom.evaluation.perceptual import load_lpips
 from egoloom.evaluation.video_quality import lpips, motion_smoothness, psnr_db, ssim, temporal_flicker
@@ -51,7 +50,6 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 NUM_STRIPS = 8
 SIZE_PX, NUM_FRAMES = 64, 17
 TRAINING_SPLITS = ("train", "unlabelled", "validation", "test", "unseen_participant")
-WEARER = ("arm_right", "arm_left", "hand_right", "hand_left")
 
 
 def load_samples(store: ClipStore, splits: tuple[str, ...], limit: int) -> list[GeneratorSample]:
@@ -66,19 +64,8 @@ def load_samples_and_takes(
     prior = generator_prior_config(is_metric=store.info.is_simulated)
     clips = [clip for clip in store.select(view="exo") if clip.split in splits][:limit]
     takes = (load_take(store, clip, num_frames=NUM_FRAMES) for clip in clips)
+    takes = (replace(take, wearer_THW=wearer_mask(store, take)) for take in takes)
     return [(generator_sample(take, size_px=SIZE_PX, prior_config=prior)[0], take) for take in takes]
-
-
-def hands_and_arms(store: ClipStore, take: ExoTake) -> torch.Tensor:
-    """Returns where the true ego view shows the wearer's hands and arms, ``[T, H, W]``."""
-    video = ego_video(store, take.clip.take_id)
-    assert video is not None
-    names = store.load_calibration(video.calibration_id)["instances"]
-    arrays = read_arrays(store.media_path(Modality.IDS, video.video_id))
-    shown = np.searchsorted(arrays["times_s"], take.times_s + 1e-4, side="right") - 1
-    ids = arrays["ids"][np.clip(shown, 0, len(arrays["ids"]) - 1)]
-    mask = torch.from_numpy(np.isin(ids, [names.index(name) for name in WEARER if name in names]))
-    return F.interpolate(mask[:, None].float(), size=(SIZE_PX, SIZE_PX), mode="area")[:, 0] > 0.5
 
 
 def quality_of(
@@ -107,7 +94,7 @@ def measure_quality(store: ClipStore, options: argparse.Namespace) -> dict[str, 
     """Returns the quality table."""
     loaded = load_samples_and_takes(store, ("unseen_kitchen",), options.limit)
     test = [sample for sample, _ in loaded]
-    wearer = [hands_and_arms(store, take) for _, take in loaded]
+    wearer = [sample.wearer_THW for sample in test if sample.wearer_THW is not None]
     perceptual = perceptual_distance()
     pipeline = load_generator(options.model)
     figures: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The generator's samples from whatever a user has: a clip store, a folder in the EgoX layout, or a raw video."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from egoloom.augmentation.raw_video import VIDEO_SUFFIXES, RawVideoConfig, is_video, take_from_video
 from egoloom.augmentation.samples import generator_prior_config, generator_sample
-from egoloom.augmentation.takes import ExoTake, load_take
+from egoloom.augmentation.takes import ExoTake, load_take, wearer_mask
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.errors import UserError
 from egoloom.exo2ego.samples import GeneratorSample
@@ -84,7 +85,9 @@ def _store_takes(
         clips = [clip for clip in clips if clip.clip_id.startswith(take) or clip.take_id.startswith(take)]
     if splits is not None:
         clips = [clip for clip in clips if clip.take_id in with_ego and clip.split in splits]
-    return [load_take(store, clip, num_frames=num_frames) for clip in clips[:limit]]
+    takes = [load_take(store, clip, num_frames=num_frames) for clip in clips[:limit]]
+    # Masks of hands and arms weigh the loss; generation needs none.
+    return takes if splits is None else [replace(take, wearer_THW=wearer_mask(store, take)) for take in takes]
 
 
 def _egox_takes(source: Path, num_frames: int, name: str | None) -> list[ExoTake]:

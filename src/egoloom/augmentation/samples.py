@@ -76,8 +76,15 @@ def generator_sample(
         hole_THW=torch.as_tensor(prior.hole_mask_THW),
         truth_TCHW=None if take.truth_TCHW is None else resize(take.truth_TCHW, size_px, size_px),
         geometry=geometry,
+        wearer_THW=None if take.wearer_THW is None else resize_mask(take.wearer_THW, size_px),
     )
     return sample, prior
+
+
+def resize_mask(mask_THW: np.ndarray, side_px: int) -> torch.Tensor:
+    """Returns a boolean mask on a square grid of another size: True where it covers most of a pixel."""
+    mask = torch.from_numpy(np.ascontiguousarray(mask_THW))[:, None].float()
+    return F.interpolate(mask, size=(side_px, side_px), mode="area")[:, 0] > 0.5
 
 
 def resize(frames_TCHW: np.ndarray, height: int, width: int) -> torch.Tensor:

@@ -13,6 +13,9 @@ from egoloom.clips import Clip, ClipStore, Modality, Video
 from egoloom.clips.media import VideoReader, read_arrays
 from egoloom.errors import UserError
 
+# Names of object ids that belong to the wearer.
+WEARER_PARTS = ("arm_right", "arm_left", "hand_right", "hand_left")
+
 
 @dataclass(frozen=True)
 class ExoTake:
@@ -30,6 +33,7 @@ class ExoTake:
         truth_TCHW: The recorded ego frames, if there are any.
         depth_scale: Factor that makes the depth fit the poses, where it is known.
         up_world: Direction against gravity, where it is known; helps to find an unknown depth scale.
+        wearer_THW: Where the recorded ego frames show the wearer's hands and arms, if that is known.
     """
 
     clip: Clip
@@ -43,6 +47,7 @@ class ExoTake:
     truth_TCHW: np.ndarray | None
     depth_scale: float | None = None
     up_world: tuple[float, float, float] | None = None
+    wearer_THW: np.ndarray | None = None
 
 
 def frame_times(clip: Clip, video: Video, *, num_frames: int) -> np.ndarray:
@@ -95,6 +100,21 @@ def load_take(store: ClipStore, clip: Clip, *, num_frames: int) -> ExoTake:
         _poses(wearer, times_s),
         None if ego is None else _frames(store, ego, times_s),
     )
+
+
+def wearer_mask(store: ClipStore, take: ExoTake) -> np.ndarray | None:
+    """Returns where the ego frames of a take show the wearer's hands and arms, bool ``[T, H, W]``.
+
+    None where the store has no object ids of the ego view (simulated stores have them).
+    """
+    video = ego_video(store, take.clip.take_id)
+    if video is None or not store.media_path(Modality.IDS, video.video_id).is_file():
+        return None
+    names = store.load_calibration(video.calibration_id)["instances"]
+    arrays = read_arrays(store.media_path(Modality.IDS, video.video_id))
+    shown = np.searchsorted(arrays["times_s"], take.times_s + 1e-4, side="right") - 1
+    ids = arrays["ids"][np.clip(shown, 0, len(arrays["ids"]) - 1)]
+    return np.isin(ids, [names.index(name) for name in WEARER_PARTS if name in names])
 
 
 def _frames(store: ClipStore, video: Video, times_s: np.ndarray) -> np.ndarray:

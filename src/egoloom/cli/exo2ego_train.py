@@ -14,7 +14,7 @@ class Train:
     """Trains the generator.
 
     Attributes:
-        recipe: kitchen-tiny, tiny-lora, tiny-overfit or egox-lora.
+        recipe: kitchen-tiny, kitchen-sharp, tiny-lora, tiny-overfit or egox-lora.
         store: Clip stores or EgoX folders whose takes have exo, depth, cameras and ego truth; several are mixed.
         out: Run folder; the same command continues an interrupted run there.
         base: Generator to start from, for all recipes but kitchen-tiny ("builtin", a folder, or a Wan checkpoint).

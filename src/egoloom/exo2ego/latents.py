@@ -48,10 +48,14 @@ def encode_video(
     return (latents.float() - mean) / std
 
 
+def decode_pixels(vae: Any, latents_BZFHW: torch.Tensor) -> torch.Tensor:
+    """Returns frames ``[B, T, 3, H, W]`` in [-1, 1] of normalised latents, with gradients."""
+    mean, std = _statistics(vae, latents_BZFHW.float())
+    parameter = next(vae.parameters())
+    return vae.decode((latents_BZFHW.float() * std + mean).to(parameter), return_dict=False)[0].float().transpose(1, 2)
+
+
 @torch.no_grad()
 def decode_video(vae: Any, latents_BZFHW: torch.Tensor) -> torch.Tensor:
     """Returns RGB ``uint8`` frames ``[B, T, 3, H, W]`` of normalised latents."""
-    mean, std = _statistics(vae, latents_BZFHW.float())
-    parameter = next(vae.parameters())
-    video = vae.decode((latents_BZFHW.float() * std + mean).to(parameter), return_dict=False)[0]
-    return video.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2).cpu()
+    return decode_pixels(vae, latents_BZFHW).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()

@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from egoloom.errors import UserError
+from egoloom.exo2ego.pixel_loss import PixelLoss
 from egoloom.exo2ego.tiny import TinyConfig
 from egoloom.exo2ego.training_config import TINY_GENERATOR_TRAINING, TINY_LORA_TRAINING, GeneratorTraining
 
@@ -29,7 +30,7 @@ class GeneratorRecipe(BaseModel):
 
 RECIPES: dict[str, GeneratorRecipe] = {
     "kitchen-tiny": GeneratorRecipe(
-        summary="the tiny generator that ships, all weights, on kitchen takes",
+        summary="the tiny generator from nothing, all weights, on kitchen takes: the first stage of what ships",
         tiny=TinyConfig(),
         training=TINY_GENERATOR_TRAINING.model_copy(
             update={
@@ -42,6 +43,23 @@ RECIPES: dict[str, GeneratorRecipe] = {
                 "noise_bias": 6.0,
                 "ema_decay": 0.995,
                 "window_frames": 9,
+            }
+        ),
+    ),
+    "kitchen-sharp": GeneratorRecipe(
+        summary="the second stage of the generator that ships: sharper pictures, hands and arms (--base of the first)",
+        training=TINY_GENERATOR_TRAINING.model_copy(
+            update={
+                "num_steps": 2700,
+                "batch_size": 2,
+                "learning_rate": 6e-4,
+                "schedule": "wsd",
+                "warmup_steps": 50,
+                "mixed_precision": "bf16",
+                "noise_bias": 6.0,
+                "ema_decay": 0.995,
+                "window_frames": 9,
+                "pixels": PixelLoss(wearer=30.0, gradients=0.5, texture=15.0),
             }
         ),
     ),

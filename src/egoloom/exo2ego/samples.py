@@ -26,6 +26,7 @@ class GeneratorSample:
         hole_THW: Where the prior shows nothing (True); taken from black pixels if absent.
         geometry: Rays and points at the latent frames; without it attention stays unguided.
         caption: Text, optional.
+        wearer_THW: Where the true ego view shows the wearer's hands and arms (True); only for training and measuring.
     """
 
     name: str
@@ -35,9 +36,10 @@ class GeneratorSample:
     hole_THW: torch.Tensor | None = None
     geometry: ClipGeometry | None = None
     caption: str = ""
+    wearer_THW: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        for field_name in ("exo_TCHW", "prior_TCHW", "truth_TCHW", "hole_THW"):
+        for field_name in ("exo_TCHW", "prior_TCHW", "truth_TCHW", "hole_THW", "wearer_THW"):
             value: Any = getattr(self, field_name)
             if isinstance(value, np.ndarray):
                 object.__setattr__(self, field_name, torch.from_numpy(np.ascontiguousarray(value)))
@@ -86,6 +88,7 @@ class GeneratorSample:
             prior_TCHW=pad(self.prior_TCHW),
             truth_TCHW=pad(self.truth_TCHW),
             hole_THW=pad(self.hole_THW),
+            wearer_THW=pad(self.wearer_THW),
         )
         if self.geometry is not None:
             latent_frames = (padded.num_frames - 1) // time_stride + 1
@@ -104,6 +107,7 @@ class GeneratorSample:
             truth_TCHW=None if self.truth_TCHW is None else self.truth_TCHW[start:stop],
             hole_THW=None if self.hole_THW is None else self.hole_THW[start:stop],
             geometry=None if self.geometry is None else self.geometry.window(first, last + 1),
+            wearer_THW=None if self.wearer_THW is None else self.wearer_THW[start:stop],
         )
 
 

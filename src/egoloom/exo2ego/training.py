@@ -17,6 +17,7 @@ from egoloom.errors import UserError
 from egoloom.exo2ego.attention import ActiveGuidance
 from egoloom.exo2ego.codec import PatchAutoencoder
 from egoloom.exo2ego.conditioning import join_views, noised_canvas, transformer_input
+from egoloom.exo2ego.latents import decode_pixels
 from egoloom.exo2ego.lora import REFERENCE_TARGETS
 from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.prediction import clean_ego
@@ -93,7 +94,13 @@ def generator_loss(
         error = output[..., width:].float() - (noise - batch.truth)
     else:
         error = clean_ego(kind, output[..., width:].float(), canvas[..., width:], batch.prior, sigma) - batch.truth
-    return error.square().mean()
+    loss = error.square().mean()
+    if config.pixels is not None and batch.frames is not None:
+        clean = clean_ego(kind, output[..., width:].float(), canvas[..., width:], batch.prior, sigma)
+        truth = batch.frames.to(clean).div(127.5).sub(1)
+        wearer = None if batch.wearer is None else batch.wearer.to(clean)
+        loss = loss + config.pixels(decode_pixels(pipeline.vae, clean), truth, wearer)
+    return loss
 
 
 def train_generator(
@@ -132,7 +139,8 @@ def train_generator(
     generator = torch.Generator().manual_seed(config.seed + accelerator.process_index)
     cached = [clip for clip in samples if isinstance(clip, CachedClip)]
     if not cached:
-        cached = cache_clips(pipeline, samples, window_frames=config.window_frames)  # type: ignore[arg-type]
+        windows, keep = config.window_frames, config.pixels is not None
+        cached = cache_clips(pipeline, samples, window_frames=windows, keep_frames=keep)  # type: ignore[arg-type]
     parameters = _trainable_parameters(pipeline, config)
     if config.gradient_checkpointing:
         pipeline.transformer.enable_gradient_checkpointing()
@@ -233,8 +241,9 @@ def _to_device(batch: CachedClip, device: torch.device) -> CachedClip:
         return batch
     tables = None if batch.tables is None else batch.tables.to(device)
     moved = {name: getattr(batch, name).to(device) for name in ("exo", "prior", "truth", "given", "text")}
-    image = None if batch.image is None else batch.image.to(device)
-    return replace(batch, tables=tables, image=image, **moved)
+    optional = {name: getattr(batch, name) for name in ("image", "frames", "wearer")}
+    moved |= {name: value.to(device) for name, value in optional.items() if value is not None}
+    return replace(batch, tables=tables, **moved)
 
 
 def _progress(visible: bool) -> Progress:

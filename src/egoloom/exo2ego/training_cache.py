@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,6 +28,8 @@ class CachedClip:
         tables: Pooled directions, if there is geometry.
         text: Caption embeddings ``[1, L, D]``.
         image: Image tokens ``[1, I, D]`` for transformers with image conditioning.
+        frames: True ego frames, ``uint8`` ``[1, T, 3, H, W]``, where the loss looks at pixels.
+        wearer: Where they show hands and arms, bool ``[1, T, H, W]``; nowhere if unknown.
     """
 
     layout: CanvasLayout
@@ -38,6 +40,8 @@ class CachedClip:
     tables: DirectionTables | None
     text: torch.Tensor
     image: torch.Tensor | None = None
+    frames: torch.Tensor | None = None
+    wearer: torch.Tensor | None = None
 
     @property
     def bucket(self) -> tuple[CanvasLayout, bool]:
@@ -50,6 +54,7 @@ def cache_clips(
     samples: Sequence[GeneratorSample],
     *,
     window_frames: int | None = None,
+    keep_frames: bool = False,
     on_clip: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
     """Returns the latents, masks, tables and captions of all training clips.
@@ -58,6 +63,7 @@ def cache_clips(
         pipeline: The pipeline that is trained.
         samples: Clips with ego truth.
         window_frames: Cuts longer clips into windows.
+        keep_frames: Keeps true frames and masks of hands and arms too, for losses on pixels.
         on_clip: Called with (done, all).
 
     Raises:
@@ -82,12 +88,18 @@ def cache_clips(
                 pipeline.transformer.config["text_dim"],
             )
             image = pipeline.encode_images([part])
-            cached.append(
-                CachedClip(clips.layout, clips.exo, clips.prior, truth, clips.given, clips.tables, text, image)
-            )
+            clip = CachedClip(clips.layout, clips.exo, clips.prior, truth, clips.given, clips.tables, text, image)
+            cached.append(_with_frames(clip, part) if keep_frames else clip)
         if on_clip is not None:
             on_clip(number + 1, len(samples))
     return cached
+
+
+def _with_frames(clip: CachedClip, sample: GeneratorSample) -> CachedClip:
+    assert sample.truth_TCHW is not None
+    assert sample.hole_THW is not None
+    wearer = torch.zeros_like(sample.hole_THW) if sample.wearer_THW is None else sample.wearer_THW
+    return replace(clip, frames=sample.truth_TCHW[None], wearer=wearer[None])
 
 
 def _windows(sample: GeneratorSample, window_frames: int | None, pipeline: EgoXPipeline) -> list[GeneratorSample]:
@@ -112,8 +124,13 @@ def stack_clips(clips: Sequence[CachedClip]) -> CachedClip:
         torch.cat([clip.given for clip in clips]),
         DirectionTables.stack(tables) if len(tables) == len(clips) else None,
         torch.cat([clip.text for clip in clips]),
-        None if clips[0].image is None else torch.cat([clip.image for clip in clips if clip.image is not None]),
+        *(_stack_optional([getattr(clip, name) for clip in clips]) for name in ("image", "frames", "wearer")),
     )
+
+
+def _stack_optional(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None
 
 
 class ClipBatches:

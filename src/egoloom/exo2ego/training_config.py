@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from egoloom.exo2ego.pixel_loss import PixelLoss
+
 
 class GeneratorTraining(BaseModel):
     """How the generator is trained. The defaults of optimiser and LoRA are those of the reference.
@@ -23,6 +25,7 @@ class GeneratorTraining(BaseModel):
         ema_decay: Decay of an average of the weights, which the finished pipeline then carries; 0 keeps none.
         caption_dropout: Share of steps with empty captions, so that guidance has something to compare with.
         noise_bias: Exponent b of the noise levels ``u^(1/b)``: 1 uniform (reference), above 1 noisier.
+        pixels: Terms on decoded pixels that are added to the loss on latents; the reference has none.
         window_frames: Cuts longer clips into windows of so many frames.
         geometry: Uses geometry-guided attention where samples have geometry.
         gradient_checkpointing: Recomputes blocks in the backward pass.
@@ -46,6 +49,7 @@ class GeneratorTraining(BaseModel):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     noise_bias: float = Field(default=1.0, gt=0)
+    pixels: PixelLoss | None = None
     window_frames: int | None = None
     geometry: bool = True
     gradient_checkpointing: bool = False

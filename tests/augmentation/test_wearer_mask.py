@@ -1,0 +1,45 @@
+"""Where the wearer's hands and arms are, for the loss of the generator: against the boxes that the kitchen stores."""
+
+import numpy as np
+import torch
+
+from egoloom.augmentation.generator_inputs import read_samples
+from egoloom.augmentation.takes import ego_video, load_take, wearer_mask
+from egoloom.clips import Modality
+from egoloom.clips.media import read_arrays
+
+
+def test_training_samples_know_the_wearer_and_samples_to_generate_from_do_not(kitchen) -> None:
+    splits = {clip.split for clip in kitchen.select(view="exo")}
+    samples = [sample for sample, _ in read_samples(kitchen.path, 64, 5, None, 2, splits=splits)]
+    assert len(samples) == 2
+    for sample in samples:
+        assert sample.wearer_THW is not None
+        assert sample.wearer_THW.dtype == torch.bool
+        assert 0 < sample.wearer_THW.float().mean() < 0.6
+        part = sample.window(0, 3, 1)
+        assert part.wearer_THW is not None
+        assert torch.equal(part.wearer_THW, sample.wearer_THW[:3])
+    assert read_samples(kitchen.path, 64, 5, None, 1)[0][0].wearer_THW is None
+
+
+def test_the_mask_holds_the_wearer_and_no_one_else(kitchen) -> None:
+    clip = kitchen.select(view="exo")[0]
+    take = load_take(kitchen, clip, num_frames=3)
+    mask, video = wearer_mask(kitchen, take), ego_video(kitchen, clip.take_id)
+    assert mask is not None
+    assert video is not None
+    names = kitchen.load_calibration(video.calibration_id)["instances"]
+    ids = read_arrays(kitchen.media_path(Modality.IDS, video.video_id))["ids"]
+    shown = [names[index] for index in np.unique(ids[0][mask[0]])]
+    hidden = [names[index] for index in np.unique(ids[0][~mask[0]])]
+    assert all(name.startswith(("arm", "hand")) for name in shown)
+    assert not any(name in ("arm_left", "arm_right", "hand_left", "hand_right") for name in hidden)
+
+
+def test_a_store_without_object_ids_has_no_mask(own_kitchen) -> None:
+    clip = own_kitchen.select(view="exo")[0]
+    video = ego_video(own_kitchen, clip.take_id)
+    assert video is not None
+    own_kitchen.media_path(Modality.IDS, video.video_id).unlink()
+    assert wearer_mask(own_kitchen, load_take(own_kitchen, clip, num_frames=3)) is None
