@@ -28,7 +28,7 @@ class Block(nn.Module):
 class RegressionUNet(nn.Module):
     """The honest baseline: frame by frame, filled prior + coverage + exo in, ego out, mean squared error."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 40) -> None:
         super().__init__()
         widths = [width * factor for factor in (1, 2, 3, 4, 4)]
         self.down = nn.ModuleList(Block(i, o) for i, o in zip([7, *widths[:-1]], widths, strict=True))

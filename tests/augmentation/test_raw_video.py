@@ -94,8 +94,31 @@ def test_nobody_in_view(raw, tmp_path: Path) -> None:
     empty = tmp_path / "empty.mp4"
     write_video(empty, np.full((10, 3, 96, 128), 90, np.uint8), 10)
     np.savez(tmp_path / "flat.npz", depth_m=np.full((10, 96, 128), 3.0, np.float16), times_s=np.arange(10) / 10)
-    with pytest.raises(UserError, match="head"):
+    with pytest.raises(UserError, match="head") as error:
         take_from_video(empty, RawVideoConfig(depth=tmp_path / "flat.npz"), num_frames=5)
+    assert "--ego-poses" in str(error.value.fix)  # an option that generate has, see the next test
+
+
+def test_placed_poses_serve_where_no_head_is_seen(raw, tmp_path: Path, capsys) -> None:
+    from egoloom.cli.exo2ego import main
+    from egoloom.clips.media import write_video
+
+    empty, poses = tmp_path / "empty.mp4", tmp_path / "poses.json"
+    write_video(empty, np.full((10, 3, 96, 128), 90, np.uint8), 10)
+    np.savez(tmp_path / "flat.npz", depth_m=np.full((10, 96, 128), 3.0, np.float16), times_s=np.arange(10) / 10)
+    first, last = np.eye(4), np.eye(4)
+    last[:3, 3] = (0.9, 0.0, 0.0)
+    content = {"times_s": [0.0, 0.9], "T_world_camera": [first.tolist(), last.tolist()], "depth_scale": 1.5}
+    poses.write_text(json.dumps(content))
+    take = take_from_video(empty, RawVideoConfig(depth=tmp_path / "flat.npz", ego_poses=poses), num_frames=5)
+    np.testing.assert_allclose(take.T_world_ego[:, 0, 3], take.times_s, atol=1e-6)
+    assert take.depth_scale == 1.5
+    out = tmp_path / "out"
+    options = ["--depth", str(tmp_path / "flat.npz"), "--ego-poses", str(poses), "--num-frames", "5"]
+    main(["generate", str(empty), *options, "--out", str(out), "--json"])
+    assert (out / "empty.mp4").is_file()
+    with pytest.raises(UserError, match="Cannot read ego poses"):
+        main(["generate", str(empty), *options[:3], str(tmp_path / "absent.json"), "--out", str(tmp_path / "other")])
 
 
 def test_a_person_who_leaves_the_frame(raw, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from egoloom.clips.media import VideoReader, read_arrays
 from egoloom.errors import UserError
 from egoloom.exo2ego.prior import fuse_background
 from egoloom.exo2ego.prior.ego_pose import estimate_ego_poses
-from egoloom.exo2ego.prior.user_files import read_keypoints, read_person_mask
+from egoloom.exo2ego.prior.user_files import read_ego_poses, read_keypoints, read_person_mask
 from egoloom.modalities.depth_networks import network_depth_m
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
@@ -43,6 +43,8 @@ class RawVideoConfig(BaseModel):
         calibration: JSON of the exo camera with its pose or trajectory (a clip store's calibration file).
         keypoints: JSON with pixels of head and hands, see ``egoloom ego-prior --help``.
         person_mask: An ``.npz`` with ``mask [T, H, W]`` of the wearer; found by what moves if absent.
+        ego_poses: JSON with placed poses of the wearer's camera, which are then not estimated (and the person need not
+            be seen), as the pose editor of ``egoloom ego-prior`` writes it.
         ego_fov_deg: Field of view of the wearer's camera to be shown.
         max_size_px: Larger videos are scaled down to this height.
     """
@@ -55,6 +57,7 @@ class RawVideoConfig(BaseModel):
     calibration: Path | None = None
     keypoints: Path | None = None
     person_mask: Path | None = None
+    ego_poses: Path | None = None
     ego_fov_deg: float = Field(default=80.0, gt=20, lt=150)
     max_size_px: int = Field(default=256, ge=32)
 
@@ -85,28 +88,43 @@ def take_from_video(path: Path, config: RawVideoConfig, *, num_frames: int, size
     height, width = frames.shape[2:]
     depth = read_depth(frames, times_s, config)
     camera, T_world_exo = _exo_camera(config, (width, height), times_s)
-    person = _person(frames, depth, config, is_moving=T_world_exo.ndim == 3)
+    T_world_ego, depth_scale = _ego_poses(frames, depth, times_s, camera, T_world_exo, config, fps)
+    focal_px = 0.5 * size_px / math.tan(math.radians(config.ego_fov_deg) / 2)
+    centre_px = (size_px - 1) / 2
+    ego = Pinhole(torch.tensor([focal_px, focal_px, centre_px, centre_px], dtype=torch.float64), (size_px, size_px))
+    name = path.stem
+    clip = Clip(name, name, "", "exo", name, 0.0, duration_s, "test")
+    return ExoTake(clip, times_s, frames, depth, camera, T_world_exo, ego, T_world_ego, None, depth_scale=depth_scale)
+
+
+def _ego_poses(
+    frames_TCHW: np.ndarray,
+    depth_THW: np.ndarray,
+    times_s: np.ndarray,
+    camera: Camera,
+    T_world_exo: Tensor,
+    config: RawVideoConfig,
+    fps: float,
+) -> tuple[Tensor, float]:
+    """Poses ``[T, 4, 4]``, placed or estimated, and the factor on depth that fits them."""
+    if config.ego_poses is not None:
+        placed = read_ego_poses(config.ego_poses, times_s)
+        return placed.T_world_ego_T, placed.depth_scale or 1.0
+    person = _person(frames_TCHW, depth_THW, config, is_moving=T_world_exo.ndim == 3)
     refuse_two_people(person)
     estimate = estimate_ego_poses(
-        depth,
+        depth_THW,
         person,
         camera,
         T_world_exo,
         # Without a calibration the world is the exo camera, held upright; with one, worlds are z up.
         up_world=(0.0, -1.0, 0.0) if config.calibration is None else (0.0, 0.0, 1.0),
         fps=fps,
-        keypoints=_keypoints(config, len(frames)),
+        keypoints=_keypoints(config, len(frames_TCHW)),
     )
-    refuse_absence(estimate.head_found_T, times_s, duration_s)
-    focal_px = 0.5 * size_px / math.tan(math.radians(config.ego_fov_deg) / 2)
-    centre_px = (size_px - 1) / 2
-    ego = Pinhole(torch.tensor([focal_px, focal_px, centre_px, centre_px], dtype=torch.float64), (size_px, size_px))
-    name = path.stem
-    clip = Clip(name, name, "", "exo", name, 0.0, duration_s, "test")
+    refuse_absence(estimate.head_found_T, times_s, len(times_s) / fps)
     # The head was found in this very depth, so the picture does not depend on its scale.
-    return ExoTake(
-        clip, times_s, frames, depth, camera, T_world_exo, ego, estimate.T_world_ego_T, None, depth_scale=1.0
-    )
+    return estimate.T_world_ego_T, 1.0
 
 
 def _check_known(path: Path, config: RawVideoConfig) -> None:

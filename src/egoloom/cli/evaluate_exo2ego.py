@@ -13,6 +13,10 @@ MEASURES = (
     ("PSNR", "psnr_db", "higher", "{:.2f} dB"),
     ("SSIM", "ssim", "higher", "{:.3f}"),
     ("ST-LPIPS", "lpips", "lower", "{:.3f}"),
+    ("CLIP-I", "clip_i", "higher", "{:.3f}"),
+    ("object location error", "location_error_px", "lower", "{:.1f} px"),
+    ("object IoU (boxes)", "box_iou", "higher", "{:.3f}"),
+    ("object contour (IoU of masks)", "mask_iou", "higher", "{:.3f}"),
     ("temporal flicker", "flicker", "as recorded", "{:.4f}"),
     ("motion smoothness", "smoothness", "as recorded", "{:.4f}"),
     ("strength of motion", "dynamic_strength_px", "as recorded", "{:.2f} px"),
@@ -32,6 +36,11 @@ class ExoToEgoArguments:
             other sizes or lengths are an error.
         split: Only generated clips of this split of a store.
         lpips: Measure ST-LPIPS, if its weights are installed.
+        clip: Measure CLIP-I with the CLIP weights (transformers format) in this folder.
+        masks: Measure objects: two folders, masks of generated and of recorded clips, each NAME.npz (name of the
+            generated clip) with ids [T, H, W], 0 for no object, or mask [T, H, W].
+        features: Measure FVD: two .npy files [N, D], features of generated and of recorded clips.
+        backbone: What made the features of FVD.
         json: Print one JSON object and nothing else on standard output.
     """
 
@@ -41,6 +50,10 @@ class ExoToEgoArguments:
     resample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     split: str | None = None
     lpips: bool = True
+    clip: Path | None = None
+    masks: tuple[Path, Path] | None = None
+    features: tuple[Path, Path] | None = None
+    backbone: str = ""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
 
 
@@ -48,11 +61,18 @@ def main(arguments: list[str]) -> None:
     """Parses, measures and prints protocol and means; clips without a partner go to the error stream."""
     options = tyro.cli(ExoToEgoArguments, prog="egoloom evaluate", args=arguments)
     from egoloom.evaluation.exo2ego import evaluate_exo2ego
+    from egoloom.evaluation.object_masks import video_distance
 
-    distance = _lpips() if options.lpips else None
+    fvd = None if options.features is None else video_distance(options.features, options.backbone)
     record = evaluate_exo2ego(
-        options.generated, options.truth, resample=options.resample, split=options.split, lpips_distance=distance
-    )
+        options.generated,
+        options.truth,
+        resample=options.resample,
+        split=options.split,
+        lpips_distance=_lpips() if options.lpips else None,
+        clip_similarity=_clip(options.clip),
+        masks=options.masks,
+    ) | {"video_distance": fvd}
     for name, reason in record["unpaired"].items():
         print(f"warning: {name} has no partner: {reason}", file=sys.stderr)
     if options.json:
@@ -72,6 +92,14 @@ def _lpips() -> Any:
         return None
 
 
+def _clip(folder: Path | None) -> Any:
+    if folder is None:
+        return None
+    from egoloom.evaluation.clip_image import ClipImageSimilarity
+
+    return ClipImageSimilarity(folder)
+
+
 def _print(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -89,3 +117,8 @@ def _print(record: dict[str, Any]) -> None:
             title, form.format(mean["mean"]), interval, form.format(recorded["mean"]) if recorded else "", better
         )
     Console().print(table)
+    if (distance := record["video_distance"]) is not None:
+        print(
+            f"FVD {distance['fvd']:.2f} (lower is better; {distance['backbone']}; "
+            f"{distance['num_generated']} generated, {distance['num_recorded']} recorded clips)"
+        )

@@ -50,6 +50,7 @@ class Generate:
         calibration: For a raw video: its camera with pose or trajectory, as in a clip store's calibration folder.
         keypoints: For a raw video: JSON with pixels of head and hands.
         person_mask: For a raw video: .npz with mask [T, H, W] of the wearer.
+        ego_poses: For a raw video: JSON with placed poses of the wearer's camera, which are then not estimated.
         json: Print one JSON line.
     """
 
@@ -74,6 +75,7 @@ class Generate:
     calibration: Path | None = None
     keypoints: Path | None = None
     person_mask: Path | None = None
+    ego_poses: Path | None = None
     json: bool = False
 
 
@@ -146,7 +148,7 @@ def run_generate(options: Generate) -> None:
 def _raw_video(options: Generate) -> "RawVideoConfig":
     from egoloom.augmentation.raw_video import RawVideoConfig
 
-    names = ("depth", "fov_deg", "calibration", "keypoints", "person_mask")
+    names = ("depth", "fov_deg", "calibration", "keypoints", "person_mask", "ego_poses")
     return RawVideoConfig(depth_range_m=options.depth_range, **{name: getattr(options, name) for name in names})
 
 
