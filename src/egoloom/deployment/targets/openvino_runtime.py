@@ -1,5 +1,7 @@
 """OpenVINO: Intel's runtime, fast on every x86 processor; int8 through NNCF."""
 
+import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -81,15 +83,16 @@ def _quantised(model: Any, calibration: Sequence[Arrays]) -> Any:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = [dict(values) for values in calibration]
     stem = next(node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution")
-    return nncf.quantize(
-        model,
-        nncf.Dataset(inputs),
-        subset_size=len(inputs),
-        preset=nncf.QuantizationPreset.MIXED,
-        # As in ONNX: a few per cent of the arithmetic, most of the error.
-        ignored_scope=nncf.IgnoredScope(names=[stem.get_friendly_name()], types=["MatMul"]),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=_whole_range()),
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars would stand between our JSON lines
+        return nncf.quantize(
+            model,
+            nncf.Dataset(inputs),
+            subset_size=len(inputs),
+            preset=nncf.QuantizationPreset.MIXED,
+            # As in ONNX: a few per cent of the arithmetic, most of the error.
+            ignored_scope=nncf.IgnoredScope(names=[stem.get_friendly_name()], types=["MatMul"], validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=_whole_range()),
+        )
 
 
 def _whole_range() -> Any:
