@@ -117,8 +117,15 @@ def clip_folder(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=8)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=8,
+    )
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)

@@ -30,7 +30,7 @@ class GeneratorRecipe(BaseModel):
 
 RECIPES: dict[str, GeneratorRecipe] = {
     "kitchen-tiny": GeneratorRecipe(
-        summary="the tiny generator from nothing, all weights, on kitchen takes: the first stage of what ships",
+        summary="the tiny generator that ships, all weights, on kitchen takes",
         tiny=TinyConfig(),
         training=TINY_GENERATOR_TRAINING.model_copy(
             update={
@@ -47,7 +47,7 @@ RECIPES: dict[str, GeneratorRecipe] = {
         ),
     ),
     "kitchen-sharp": GeneratorRecipe(
-        summary="the second stage of the generator that ships: sharper pictures, hands and arms (--base of the first)",
+        summary="a second stage with losses on pixels: sharper, but with a pattern in holes; not what ships",
         training=TINY_GENERATOR_TRAINING.model_copy(
             update={
                 "num_steps": 2700,
