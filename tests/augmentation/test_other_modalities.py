@@ -20,7 +20,7 @@ AXES = ("ax", "ay", "az", "gx", "gy", "gz")
 
 
 def test_the_imu_of_a_trajectory_is_that_of_the_head(kitchen):
-    """Rotation as it is, acceleration after smoothing over 50 ms: 15 poses a second know nothing of short jolts."""
+    """Rotation as it is, acceleration smoothed over 50 ms, in most clips: jolts fall between 15 poses a second."""
     made, true = [], []
     for clip in kitchen.select(view="ego"):
         camera = PosedCamera.from_dict(kitchen.load_calibration(clip.video_id))
@@ -30,9 +30,10 @@ def test_the_imu_of_a_trajectory_is_that_of_the_head(kitchen):
             values = np.stack([source[name] for name in AXES], axis=1).astype(float)
             values[:, :3] = gaussian_filter1d(values[:, :3], 10, axis=0)
             found.append(values[40:150])  # a spline knows less of the curvature at both ends
-    made, true = np.concatenate(made), np.concatenate(true)
     for axis in range(6):
-        assert np.corrcoef(made[:, axis], true[:, axis])[0, 1] > (0.8 if axis < 3 else 0.9), AXES[axis]
+        each = [np.corrcoef(a[:, axis], b[:, axis])[0, 1] for a, b in zip(made, true, strict=True)]
+        assert np.median(each) > (0.8 if axis < 3 else 0.9), AXES[axis]
+    made, true = np.concatenate(made), np.concatenate(true)
     assert np.median(np.abs(made[:, :3] - true[:, :3])) < 0.3  # m/s^2
     assert np.median(np.abs(made[:, 3:] - true[:, 3:])) < 0.03  # rad/s
 

@@ -136,7 +136,7 @@ def test_clips_are_passed_over_with_a_reason(kitchen):
 
 
 def test_clips_without_a_label_are_passed_over_if_asked(own_kitchen):
-    clips = [dataclasses.replace(one, verb=-1, noun=-1, action=-1) for one in own_kitchen.clips]
+    clips = [one.without_labels() for one in own_kitchen.clips]
     write_clips(own_kitchen.path / "clips.parquet", clips)
     own_kitchen.reload()
     picked = pick_clips([own_kitchen], PickConfig(need_label=True))

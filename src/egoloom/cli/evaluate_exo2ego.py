@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     from egoloom.evaluation.object_masks import video_distance
 
     fvd = None if options.features is None else video_distance(options.features, options.backbone)
-    record = evaluate_exo2ego(
+    record: dict[str, Any] = evaluate_exo2ego(
         options.generated,
         options.truth,
         resample=options.resample,
