@@ -196,7 +196,7 @@ def show(result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--store", type=Path, default=Path("clips/probe"))
+    parser.add_argument("--store", type=Path, default=Path("clips/probe"), help="made if it is not there")
     parser.add_argument("--num-clips", type=int, default=612)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=3)
@@ -204,9 +204,12 @@ def main() -> None:
     arguments = parser.parse_args()
     from egoloom.kitchen import make_store
 
-    store = make_store(
-        arguments.store, num_clips=arguments.num_clips, seed=arguments.seed, num_workers=arguments.workers
-    )
+    if (arguments.store / "info.json").is_file():
+        store = ClipStore.open(arguments.store)  # as it is, whatever its settings
+    else:
+        store = make_store(
+            arguments.store, num_clips=arguments.num_clips, seed=arguments.seed, num_workers=arguments.workers
+        )
     result = probe(store)
     show(result)
     if arguments.json:
