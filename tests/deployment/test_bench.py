@@ -50,7 +50,7 @@ def test_parity_clips_are_what_the_network_sees(store, artefact):
     assert clips.source == "square, split validation"
     everything = parity_clips_from_store(store, read_card(artefact).input, split="test")
     assert len(everything) == 4
-    assert set(everything.labels) == {"verb", "noun", "action"}
+    assert set(everything.labels) >= {"verb", "noun", "action"}
     assert everything.labels["action"].tolist() == [2, 5, 0, 3]
     with pytest.raises(UserError, match="no split"):
         parity_clips_from_store(store, read_card(artefact).input, split="holiday")
