@@ -25,6 +25,8 @@ from egoloom.training.loop import Trainer
 from egoloom.training.tasks import LabelTask, Task
 
 TEACHERS: dict[str, Network] = {"rgb": RGB, **KITCHEN_SENSORS}
+MODALITIES = {"rgb": Modality.RGB, "flow": Modality.FLOW, "boxes": Modality.BOXES, "audio": Modality.SPECTROGRAM,
+              "imu": Modality.IMU}  # fmt: skip
 NUM_VIEW_SEEDS = 6
 
 Memory = dict[tuple[str, str, tuple[str, ...], bool, int], Sample]
@@ -138,8 +140,7 @@ class Group:
 
     def views(self, entries: list[ClipEntry], teacher: str, *, is_training: bool = True) -> RememberedViews:
         """Returns the views of a modality."""
-        modality = {"flow": Modality.FLOW, "boxes": Modality.BOXES, "audio": Modality.SPECTROGRAM, "imu": Modality.IMU}
-        return RememberedViews(entries, modality.get(teacher, Modality.RGB), self.memory, is_training=is_training)
+        return RememberedViews(entries, MODALITIES[teacher], self.memory, is_training=is_training)
 
     def measure(self, model: Recogniser) -> dict[str, float]:
         """Returns accuracy and calibration on the reported splits; the temperature is 1 for all cells."""
@@ -195,6 +196,9 @@ class Group:
                 yield ensemble.logits(inputs), parts[0]
 
     def _present(self, entries: list[ClipEntry], teacher: str, is_training: bool) -> RememberedViews | None:
+        """Returns the views that a teacher judges; None if none of the clips has what it reads."""
+        if not any(MODALITIES[teacher] in entry.clip.present for entry in entries):
+            return None
         return self.views(entries, teacher, is_training=is_training)
 
 
