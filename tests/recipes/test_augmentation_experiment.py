@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from egoloom.clips import ClipStore
-from egoloom.clips.dataset import entries_of
+from egoloom.clips.dataset import ViewKey, batches, entries_of
 from egoloom.clips.media import VideoReader, read_table
 from egoloom.clips.schema import Modality
+from egoloom.distillation.task import DistillationTask
 from egoloom.errors import UserError
 from egoloom.kitchen import KitchenSettings, make_store
 from egoloom.recipes.experiments.augmentation import AugmentationExperiment
@@ -60,6 +62,21 @@ def test_each_cell_adds_its_own_clips(kitchen, tmp_path):
     assert {entry.clip.view for entry in group.added("true_ego")} == {"ego"}
     assert {entry.clip.split for entry in group.added("generated")} == {"train"}
     assert len(group.added("prior_inpainted")) == len(entries_of(kitchen, split="train"))
+
+
+def test_teachers_keep_silent_about_clips_without_their_sensor(kitchen, tmp_path):
+    """Added clips may have pictures alone; the student learns from the teachers that can judge them."""
+    raw = crop_exo(kitchen, tmp_path / "raw", with_flow=False)
+    config = AugmentationExperiment(steps=2)
+    stores = {"ego": kitchen, **dict.fromkeys(("third_person", "raw_exo", "prior_inpainted", "generated"), raw)}
+    group = Group(config, stores, {}, tmp_path, 1, seed=0)
+    task = group.distillation(group.added("raw_exo"))
+    assert isinstance(task, DistillationTask)
+    again = group.distillation(entries_of(raw, view="exo")[:2])  # all judged before
+    batch = next(batches(group.views(entries_of(raw, view="exo")[:2], "rgb"), [ViewKey(0, 0), ViewKey(1, 3)], 2))
+    assert isinstance(again, DistillationTask)
+    assert all(torch.isfinite(scores[:, 0]).all() for scores in task.verdicts(batch).values())  # RGB speaks
+    assert all(torch.isnan(scores[:, 1:]).all() for scores in task.verdicts(batch).values())  # nobody else does
 
 
 def test_an_early_end_leaves_whole_comparisons(kitchen):
