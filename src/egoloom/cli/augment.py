@@ -207,8 +207,12 @@ def _plan(options: Arguments, sources: "list[ClipStore]") -> tuple["Job", dict[s
     passed_over = {one.clip.clip_id: one.reason for one in picked.passed_over}
     if not picked.chosen:
         reasons = "; ".join(sorted(set(passed_over.values()))[:3])
+        needs_depth = "has no depth" in reasons
         raise UserError(
-            f"No exo clip is left to generate: {reasons}", fix="--split NAME, or egoloom augment --help, group pick"
+            f"No exo clip is left to generate: {reasons}",
+            fix=f"egoloom modalities depth --store {options.stores[0]} (a depth network's weights in a folder)"
+            if needs_depth
+            else "--split NAME, or egoloom augment --help, group pick",
         )
     judges = []
     if options.filter.enabled and options.split != judging:
