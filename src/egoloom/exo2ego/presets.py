@@ -28,37 +28,29 @@ class GeneratorRecipe(BaseModel):
     num_frames: int = Field(default=17, ge=1)
 
 
+_ON_KITCHENS: dict[str, object] = {
+    "batch_size": 2,
+    "schedule": "wsd",
+    "warmup_steps": 50,
+    "mixed_precision": "bf16",
+    "noise_bias": 6.0,
+    "ema_decay": 0.995,
+    "window_frames": 9,
+}
+
 RECIPES: dict[str, GeneratorRecipe] = {
     "kitchen-tiny": GeneratorRecipe(
         summary="the tiny generator that ships, all weights, on kitchen takes",
         tiny=TinyConfig(),
-        training=TINY_GENERATOR_TRAINING.model_copy(
-            update={
-                "num_steps": 7000,
-                "batch_size": 2,
-                "learning_rate": 1.2e-3,
-                "schedule": "wsd",
-                "warmup_steps": 50,
-                "mixed_precision": "bf16",
-                "noise_bias": 6.0,
-                "ema_decay": 0.995,
-                "window_frames": 9,
-            }
-        ),
+        training=TINY_GENERATOR_TRAINING.model_copy(update=_ON_KITCHENS | {"num_steps": 7000, "learning_rate": 1.2e-3}),
     ),
     "kitchen-sharp": GeneratorRecipe(
         summary="a second stage with losses on pixels: sharper, but with a pattern in holes; not what ships",
         training=TINY_GENERATOR_TRAINING.model_copy(
-            update={
+            update=_ON_KITCHENS
+            | {
                 "num_steps": 2700,
-                "batch_size": 2,
                 "learning_rate": 6e-4,
-                "schedule": "wsd",
-                "warmup_steps": 50,
-                "mixed_precision": "bf16",
-                "noise_bias": 6.0,
-                "ema_decay": 0.995,
-                "window_frames": 9,
                 "pixels": PixelLoss(wearer=30.0, gradients=0.5, texture=15.0),
             }
         ),

@@ -11,8 +11,10 @@ mel(f) = 2595 log10(1 + f / 700) between 0 and half the sample rate (no area nor
 ``hop_s``, ``start_s``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,17 +61,23 @@ def compute(
     max_failed_share: float = 0.1,
 ) -> ModalityReport:
     """Computes the spectrogram of every video that has sound; see ``compute_tracks`` for the common behaviour."""
-    with_sound = [video_id for video_id in store.videos if store.media_path(Modality.AUDIO, video_id).is_file()]
-    report = compute_tracks(
+    return compute_sound_tracks(
         store,
         Modality.SPECTROGRAM,
         _SpectrogramTask(store.path, config),
-        video_ids=with_sound,
         num_workers=num_workers,
         progress=progress,
         recompute=recompute,
         max_failed_share=max_failed_share,
     )
+
+
+def compute_sound_tracks(
+    store: ClipStore, modality: Modality, task: Callable[[str], bool], **options: Any
+) -> ModalityReport:
+    """Computes a track of every video that has sound; silent ones count as skipped. See ``compute_tracks``."""
+    with_sound = [video_id for video_id in store.videos if store.media_path(Modality.AUDIO, video_id).is_file()]
+    report = compute_tracks(store, modality, task, video_ids=with_sound, **options)
     num_silent = len(store.videos) - len(with_sound)
     return ModalityReport(report.modality, report.num_done, report.num_skipped + num_silent, report.failures)
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.media import read_audio, write_arrays
-from egoloom.modalities.base import ModalityReport, compute_tracks
-from egoloom.modalities.spectrogram import REFERENCE_CONFIG, decibels, mel_power
+from egoloom.modalities.base import ModalityReport
+from egoloom.modalities.spectrogram import REFERENCE_CONFIG, compute_sound_tracks, decibels, mel_power
 
 
 class SpectrogramFramesConfig(BaseModel):
@@ -37,19 +37,15 @@ def compute(
     max_failed_share: float = 0.1,
 ) -> ModalityReport:
     """Computes the track of every video that has sound; see ``compute_tracks`` for the common behaviour."""
-    with_sound = [video_id for video_id in store.videos if store.media_path(Modality.AUDIO, video_id).is_file()]
-    report = compute_tracks(
+    return compute_sound_tracks(
         store,
         Modality.SPECTROGRAM_FRAMES,
         _Task(store.path),
-        video_ids=with_sound,
         num_workers=num_workers,
         progress=progress,
         recompute=recompute,
         max_failed_share=max_failed_share,
     )
-    num_silent = len(store.videos) - len(with_sound)
-    return ModalityReport(report.modality, report.num_done, report.num_skipped + num_silent, report.failures)
 
 
 @dataclass(frozen=True)
