@@ -5,7 +5,7 @@ import json
 import pytest
 
 from egoloom.augmentation.generate import generated_store
-from egoloom.augmentation.generators import open_generator
+from egoloom.augmentation.generators import generator_name
 from egoloom.cli.main import main
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.tables import write_clips
@@ -65,7 +65,7 @@ def test_failed_clips_are_named_and_too_many_of_them_are_an_error(kitchen, tmp_p
     out = tmp_path / "out"
     command = ["augment", str(kitchen.path), "--out", str(out), *SMALL, "--no-modalities", "--no-page"]
     command += ["--filter.no-enabled"]
-    generated_store(out, kitchen, open_generator("inpainting")[1])
+    generated_store(out, kitchen, generator_name("inpainting"))
     train = kitchen.select(view="exo", split="train")
     (out / "media" / "rgb" / f"{train[0].clip_id}-generated.mp4").mkdir(parents=True)  # where the result should go
     with pytest.raises(SystemExit) as exit_info:

@@ -15,7 +15,7 @@ import pytest
 from egoloom.augmentation import workers
 from egoloom.augmentation.claims import MAX_ATTEMPTS, claimed
 from egoloom.augmentation.generate import AugmentationConfig, generated_store
-from egoloom.augmentation.generators import open_generator
+from egoloom.augmentation.generators import generator_name
 from egoloom.augmentation.job import plan_job
 from egoloom.augmentation.pick import TRAINABLE, PickConfig, pick_clips
 from egoloom.augmentation.ray_workers import refuse_unreachable
@@ -119,7 +119,7 @@ def is_held(path) -> bool:
 
 def test_a_claim_is_exclusive_and_ends_with_its_holder(kitchen, tmp_path):
     job = plan(kitchen, tmp_path / "out")
-    generated_store(job.out, kitchen, open_generator(job.generator)[1])
+    generated_store(job.out, kitchen, generator_name(job.generator))
     (job.state / "claims").mkdir(parents=True)
     order = job.orders[0]
     with claimed(job, order) as is_mine:
@@ -132,7 +132,7 @@ def test_a_claim_is_exclusive_and_ends_with_its_holder(kitchen, tmp_path):
 
 def test_a_clip_that_kills_its_workers_is_given_up(kitchen, tmp_path):
     job = plan(kitchen, tmp_path / "out")
-    generated_store(job.out, kitchen, open_generator(job.generator)[1])
+    generated_store(job.out, kitchen, generator_name(job.generator))
     (job.state / "claims").mkdir(parents=True)
     order = job.orders[0]
     for _ in range(MAX_ATTEMPTS):

@@ -49,14 +49,31 @@ def open_generator(name: str | Path) -> "tuple[EgoXPipeline | Inpainting, str]":
         UserError: If there is no such generator.
     """
     if str(name) == INPAINTING:
-        return Inpainting(), "prior-inpainted"
+        return Inpainting(), generator_name(name)
     if str(name) == "builtin":
         from egoloom.exo2ego import shipped
 
-        return shipped.load_generator(), f"egox-builtin-{weights_hash(shipped.SHIPPED)}"
-    if (Path(name) / "model" / "model_index.json").is_file():
-        return load_generator(Path(name) / "model")
-    return load_generator(Path(name))
+        return shipped.load_generator(), generator_name(name)
+    return load_generator(_pipeline_folder(Path(name)))
+
+
+def generator_name(name: str | Path) -> str:
+    """Returns the name that a generator's clips carry, from its files alone: nothing is loaded.
+
+    Args:
+        name: See `open_generator`.
+
+    Raises:
+        UserError: If there is no such generator.
+    """
+    if str(name) == INPAINTING:
+        return "prior-inpainted"
+    if str(name) == "builtin":
+        from egoloom.exo2ego import shipped
+
+        return f"egox-builtin-{weights_hash(shipped.SHIPPED)}"
+    folder = _pipeline_folder(Path(name))
+    return f"egox-{weights_hash(folder, folder.parent / LORA_FOLDER)}"
 
 
 def load_generator(folder: Path) -> "tuple[EgoXPipeline, str]":
@@ -65,12 +82,7 @@ def load_generator(folder: Path) -> "tuple[EgoXPipeline, str]":
     Raises:
         UserError: If the folder holds no pipeline.
     """
-    if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"{folder} holds no generator: model_index.json is missing",
-            allowed="builtin, inpainting, or a folder of a trained generator",
-            fix="egoloom demo trains one into runs/demo/exo2ego/base",
-        )
+    folder, name = _pipeline_folder(folder), generator_name(folder)
     from diffusers.utils import logging as diffusers_logging
 
     from egoloom.exo2ego.pipeline import EgoXPipeline
@@ -82,7 +94,19 @@ def load_generator(folder: Path) -> "tuple[EgoXPipeline, str]":
     lora = folder.parent / LORA_FOLDER
     if lora.is_dir():
         pipeline.load_lora(lora)
-    return pipeline, f"egox-{weights_hash(folder, lora)}"
+    return pipeline, name
+
+
+def _pipeline_folder(folder: Path) -> Path:
+    """The pipeline itself: the folder, or ``model`` in a run's folder."""
+    found = folder / "model" if (folder / "model" / "model_index.json").is_file() else folder
+    if not (found / "model_index.json").is_file():
+        raise UserError(
+            f"{folder} holds no generator: model_index.json is missing",
+            allowed="builtin, inpainting, or a folder of a trained generator",
+            fix="egoloom demo trains one into runs/demo/exo2ego/base",
+        )
+    return found
 
 
 def weights_hash(*folders: Path) -> str:

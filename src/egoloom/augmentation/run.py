@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from egoloom.augmentation.claims import prepare, raise_stop, read_failures, settled_ids
 from egoloom.augmentation.generate import AugmentationReport, generate_clip, generated_store, refuse_total_failure
-from egoloom.augmentation.generators import open_generator
+from egoloom.augmentation.generators import generator_name, open_generator
 from egoloom.augmentation.job import Job
 from egoloom.augmentation.workers import supervise, work
 from egoloom.clips import ClipStore
@@ -27,8 +27,7 @@ def run_job(job: Job, *, num_workers: int = 1, ray_address: str | None = None) -
     Raises:
         UserError: If nothing could be generated, the disk is full, or workers keep dying.
     """
-    _, generator = open_generator(job.generator)
-    store = generated_store(job.out, ClipStore.open(job.orders[0].source), generator)
+    store = generated_store(job.out, ClipStore.open(job.orders[0].source), generator_name(job.generator))
     wanted = {order.made_id for order in job.orders}
     before = wanted & {clip.clip_id for clip in store.clips}
     prepare(job)
