@@ -6,6 +6,7 @@
 A block stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
 """
 
+import itertools
 import json
 import re
 import sys
@@ -27,6 +28,7 @@ NETWORKS = {
     "ensemble": "ensemble of all teachers",
     "omnivorous": "one network trained on all sensors, shown RGB",
     "student": "**RGB student, taught by all**",
+    "student_cross_fitted": "**RGB student, cross-fitted teachers**",
     "student_with_generated": "RGB student, with generated clips in the mixture",
     "ego_only": "labelled ego clips only",
     "raw_exo": "+ third-person clips as they are",
@@ -120,7 +122,7 @@ def _moved(difference: float) -> str:
 def distillation_summary(record: dict[str, Any]) -> str:
     """Returns one line a setting: labels against student, with the paired gain."""
     cells = {(cell["setting"], cell["treatment"]): cell["metrics"] for cell in record["cells"]}
-    gains = {(g["setting"], g["compared_with"], g["metric"]): g for g in record["gains"]}
+    gains = {(g["setting"], g["treatment"], g["compared_with"], g["metric"]): g for g in record["gains"]}
     lines = [
         _setup(record, "distillation.json"),
         "",
@@ -128,12 +130,13 @@ def distillation_summary(record: dict[str, Any]) -> str:
         "labels → student |",
         "|---|---|---|---|---|---|",
     ]
-    for setting, name in SETTINGS.items():
-        if (setting, "student") not in cells:
+    for (setting, name), ours in itertools.product(SETTINGS.items(), ("student", "student_cross_fitted")):
+        if (setting, ours) not in cells:
             continue
-        labels, ensemble, student = (cells[setting, kind] for kind in ("rgb_labels", "ensemble", "student"))
+        name += ", cross-fitted teachers" if ours == "student_cross_fitted" else ""
+        labels, ensemble, student = (cells[setting, kind] for kind in ("rgb_labels", "ensemble", ours))
         tops = " | ".join(_share(metrics["top1"]) for metrics in (labels, ensemble, student))
-        gain = _difference(gains[setting, "rgb_labels", "top1"], 100)
+        gain = _difference(gains[setting, ours, "rgb_labels", "top1"], 100)
         lines.append(f"| {name} | {tops} | {gain} | {labels['ece']['mean']:.3f} → {student['ece']['mean']:.3f} |")
     return "\n".join(lines)
 
@@ -147,12 +150,12 @@ def distillation(record: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     lines += [_row(cell, SETTINGS, ("top1", "top1_one_view"), ("ece",)) for cell in record["cells"]]
-    lines += ["", "| setting | the student against | in | difference, 95 % interval |", "|---|---|---|---|"]
+    lines += ["", "| setting | student | against | in | difference, 95 % interval |", "|---|---|---|---|---|"]
     for gain in record["gains"]:
         scale, unit = (100, " points") if gain["metric"].startswith("top1") else (1, "")
         setting = SETTINGS.get(gain["setting"], gain["setting"])
-        rival = NETWORKS[gain["compared_with"]].replace("**", "")
-        lines.append(f"| {setting} | {rival} | {METRICS[gain['metric']]} | {_difference(gain, scale)}{unit} |")
+        ours, rival = (NETWORKS[gain[key]].replace("**", "") for key in ("treatment", "compared_with"))
+        lines.append(f"| {setting} | {ours} | {rival} | {METRICS[gain['metric']]} | {_difference(gain, scale)}{unit} |")
     return "\n".join(lines)
 
 

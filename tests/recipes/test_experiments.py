@@ -10,6 +10,7 @@ from scipy import stats
 from egoloom.cli.main import run_verb
 from egoloom.clips import ClipStore
 from egoloom.errors import UserError
+from egoloom.recipes.experiments.distillation import SETTINGS, DistillationExperiment, plan
 from egoloom.recipes.experiments.records import ExperimentRecord, markdown_tables
 from egoloom.recipes.experiments.relabelled import relabelled_store, with_fewer_labels, with_wrong_labels
 
@@ -107,6 +108,17 @@ def test_distillation_experiment_end_to_end(kitchen: ClipStore, tmp_path: Path, 
     assert len(times) == 7
     run_verb([*arguments, "--record", str(tmp_path / "record.json")])  # everything is there: nothing is trained again
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_wrong_labels_are_taught_by_cross_fitted_teachers(kitchen: ClipStore, tmp_path: Path) -> None:
+    config = DistillationExperiment(settings=("noisy",), noise_share=0.2, num_folds=3)
+    noisy = next(setting for setting in SETTINGS if setting.name == "noisy")
+    _, _, teachers, (student,), _ = plan(config, kitchen, tmp_path, noisy, seed=4)
+    assert sorted(job.config.data.left_out_fold for job in teachers) == sorted([(k, 3) for k in range(3)] * 5)
+    teaching = student.config.distillation
+    assert teaching is not None
+    assert teaching.teachers == tuple(job.out for job in teachers)
+    assert (teaching.cross_fitted, teaching.label_noise) == (True, 0.2)
 
 
 def test_unknown_experiments_and_foreign_stores_are_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ViewKey, collate, entries_of
 from egoloom.clips.schema import HAND_OBJECT_HEADS
 from egoloom.clips.tables import write_clips
+from egoloom.distillation.soft_labels import SoftLabelCache
 from egoloom.evaluation.prediction import Predictions
 from egoloom.evaluation.summary import summarise
 from egoloom.recipes.recognition import build_model, build_task, training_entries
@@ -61,6 +62,41 @@ def test_cached_and_online_teachers_give_the_same_losses(square_store, teachers,
     cached, online = totals(tmp_path / "cached"), totals(tmp_path / "online")
     assert len(cached) == len(online) > 2
     np.testing.assert_allclose(cached, online, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cross_fitted_teachers(square_store, tmp_path_factory) -> list[Path]:
+    out = tmp_path_factory.mktemp("cross_fitted")
+    for fold in ("0", "1"):
+        arguments = ["--data.store", str(square_store.path), "--out", str(out / f"flow{fold}"), *SMALL]
+        arguments += ["--optimisation.epochs", "1", "--model.options", '{"input_modality": "flow"}']
+        assert egoloom("train", "tiny", *arguments, "--data.left-out-fold", fold, "2") == 0
+    return [out / "flow0", out / "flow1"]
+
+
+def test_cross_fitted_teachers_judge_only_clips_that_they_did_not_learn(square_store, cross_fitted_teachers, tmp_path):
+    options = ["--distillation.cross-fitted", "--distillation.label-noise", "0.2"]
+    assert distill(square_store, cross_fitted_teachers, tmp_path / "cached", *options) == 0
+    cache = SoftLabelCache.open(tmp_path / "cached" / "soft_labels")
+    verdicts_NMK = cache.lookup(cache.info.clip_ids, [0] * len(cache.info.clip_ids))["action"]
+    learnt = [json.loads((run / "training_clips.json").read_text())["clip_ids"] for run in cross_fitted_teachers]
+    labelled = {entry.clip.clip_id for entry in entries_of(square_store, split="train", labelled=True)}
+    assert set(learnt[0]) | set(learnt[1]) == labelled
+    assert not set(learnt[0]) & set(learnt[1])
+    for clip_id, verdict_MK in zip(cache.info.clip_ids, verdicts_NMK, strict=True):
+        silent = verdict_MK.isnan().all(-1).tolist()
+        assert silent == [clip_id in learnt[0], clip_id in learnt[1]], clip_id  # unlabelled clips hear both
+    options.append("--distillation.no-use-cache")
+    assert distill(square_store, cross_fitted_teachers, tmp_path / "online", *options) == 0
+    np.testing.assert_allclose(totals(tmp_path / "cached"), totals(tmp_path / "online"), atol=1e-5)
+
+
+def test_teachers_that_learnt_everything_cannot_be_cross_fitted(square_store, teachers, tmp_path, capsys):
+    assert distill(square_store, teachers, tmp_path / "run", "--distillation.cross-fitted") == 2
+    assert "were learnt by every teacher" in capsys.readouterr().err
+    assert distill(square_store, [teachers[0] / "checkpoints" / "best"], tmp_path / "run2",
+                   "--distillation.cross-fitted") == 2  # fmt: skip
+    assert "--data.left-out-fold" in capsys.readouterr().err
 
 
 def test_a_run_leaves_what_it_promises(square_store, teachers, tmp_path):

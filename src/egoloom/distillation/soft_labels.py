@@ -203,7 +203,7 @@ def build_view(
     def judged() -> Iterable[tuple[Sequence[str], Mapping[str, Tensor]]]:
         for batch in batches:
             inputs = {**batch["inputs"], "present": batch.get("present", {})}
-            yield batch["clip_id"], ensemble.logits(inputs)
+            yield batch["clip_id"], ensemble.logits(inputs, batch["clip_id"])
 
     cache.write_view(view_seed, judged())
     return time.perf_counter() - start_s

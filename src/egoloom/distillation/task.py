@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from egoloom.distillation.cross_fitting import with_label_as_evidence
 from egoloom.distillation.losses import DistillationLossConfig, distillation_loss
 from egoloom.distillation.soft_labels import SoftLabelCache
 from egoloom.distillation.teachers import TeacherEnsemble
@@ -30,7 +31,7 @@ def online_verdicts(ensemble: TeacherEnsemble) -> Verdicts:
     """Returns verdicts that are computed on the batch at hand, which must hold all the teachers' modalities."""
 
     def judge(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        return ensemble.logits({**batch["inputs"], "present": batch["present"]})
+        return ensemble.logits({**batch["inputs"], "present": batch["present"]}, batch["clip_id"])
 
     return judge
 
@@ -43,6 +44,7 @@ class DistillationTask:
         verdicts: Every teacher's logits, cached or online.
         config: The loss.
         generated_weight: Weight of generated clips in the soft-target term against 1 for recorded ones.
+        label_noise: Share of wrong labels; None leaves the teachers' verdict as it is (`with_label_as_evidence`).
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class DistillationTask:
         config: DistillationLossConfig,
         *,
         generated_weight: float = 1.0,
+        label_noise: float | None = None,
     ) -> None:
         self.ensemble, self.verdicts, self.config = ensemble, verdicts, config
-        self.generated_weight = generated_weight
+        self.generated_weight, self.label_noise = generated_weight, label_noise
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Returns the losses of a batch: ``total``, ``kd`` and ``gt``."""
@@ -62,10 +65,15 @@ class DistillationTask:
         verdicts = {head: values for head, values in self.verdicts(batch).items() if head in student}
         temperatures = {head: self.config.temperature_of(head) for head in verdicts}
         targets = self.ensemble.targets(verdicts, batch["labels"], temperatures=temperatures)
+        soft = targets.logits
+        if self.label_noise is not None:
+            soft = {
+                h: with_label_as_evidence(v, batch["labels"][h], label_noise=self.label_noise) for h, v in soft.items()
+            }
         share_B = 1.0 + (self.generated_weight - 1.0) * batch["is_generated"].float()
         losses = distillation_loss(
             student,
-            targets.logits,
+            soft,
             batch["labels"],
             self.config,
             sample_weights={head: weights_B * share_B for head, weights_B in targets.sample_weights.items()},

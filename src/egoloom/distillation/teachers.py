@@ -7,13 +7,14 @@ its weight.
 Shape letters: B batch, M teachers, K classes, P (verb, noun) pairs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from egoloom.distillation.cross_fitting import silence_learnt
 from egoloom.distillation.fitted_ensemble import FittedEnsemble, TeacherEnsembleConfig, TeacherTargets
 from egoloom.distillation.losses import joint_log_probs
 from egoloom.distillation.single_teacher import ModuleTeacher, OnnxTeacher, Teacher
@@ -43,6 +44,7 @@ class TeacherEnsemble:
         teachers: Name to teacher.
         config: Weights and mixing.
         fitted: Temperatures and full-data-set weights of an earlier `fit`.
+        learnt: Name to the clips a teacher was trained on and says nothing about; empty lets all judge everything.
 
     Raises:
         UserError: If there is no teacher, or two disagree about the number of classes of a head.
@@ -54,12 +56,14 @@ class TeacherEnsemble:
         config: TeacherEnsembleConfig | None = None,
         *,
         fitted: FittedEnsemble | None = None,
+        learnt: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         if not teachers:
             raise UserError("A distilled run needs at least one teacher", fix="give --distillation.teachers RUN ...")
         self.teachers = dict(teachers)
         self.config = config or TeacherEnsembleConfig()
         self.fitted = fitted
+        self.learnt = dict(learnt or {})
         self.heads: dict[str, int] = {}
         for name, teacher in self.teachers.items():
             for head, count in teacher.heads.items():
@@ -83,7 +87,8 @@ class TeacherEnsemble:
 
     def fingerprint(self) -> str:
         """Returns a string that changes with any teacher; the key of cached soft labels."""
-        return "+".join(f"{name}:{teacher.fingerprint()}" for name, teacher in self.teachers.items())
+        voices = "+".join(f"{name}:{teacher.fingerprint()}" for name, teacher in self.teachers.items())
+        return f"{voices}, silent about their own training clips" if self.learnt else voices
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the networks among the teachers."""
@@ -92,8 +97,12 @@ class TeacherEnsemble:
                 teacher.module.to(device)
         return self
 
-    def logits(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def logits(self, inputs: Mapping[str, Any], clip_ids: Sequence[str] = ()) -> dict[str, Tensor]:
         """Returns head to every teacher's raw logits ``[B, M, K]``, NaN where a teacher cannot judge a sample.
+
+        Args:
+            inputs: Modality to batch, and the flags ``present``.
+            clip_ids: The clips of the batch, by which cross-fitted teachers know what they learnt from.
 
         Raises:
             ValueError: If a teacher itself gives NaN.
@@ -106,7 +115,9 @@ class TeacherEnsemble:
             device = next(verdict[head].device for verdict in judged if head in verdict)
             silent = torch.full((batch, count), torch.nan, device=device)
             stacked[head] = torch.stack([verdict.get(head, silent) for verdict in judged], dim=1)
-        return stacked
+        if not self.learnt or not clip_ids:
+            return stacked
+        return silence_learnt(stacked, clip_ids, [self.learnt.get(name, frozenset()) for name in self.names])
 
     def _judge(self, name: str, teacher: Teacher, inputs: Mapping[str, Any], batch: int) -> dict[str, Tensor]:
         flags = inputs.get("present", {})

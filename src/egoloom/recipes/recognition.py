@@ -9,6 +9,7 @@ from egoloom.augmentation.mixing import generated_share, limit_generated
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ClipEntry, entries_of
 from egoloom.clips.files import write_text
+from egoloom.distillation.cross_fitting import check_each_is_judged, without_fold, write_training_clips
 from egoloom.distillation.task import DistillationTask, cached_verdicts, online_verdicts
 from egoloom.errors import UserError
 from egoloom.evaluation.prediction import Predictions, predict_clips
@@ -44,6 +45,7 @@ def train_recogniser(config: RunConfig, out: Path, *, resume: bool = True, label
     _separate_norms(config, model)
     selection = evaluation_dataset(config, entries_of(store, split=config.data.selection_split, labelled=True), model)
     prepare_run_folder(out, config, resume=resume)
+    write_training_clips(out, train_entries)
     dataset = ClipDataset(
         train_entries,
         _student_modalities(config, model),
@@ -74,6 +76,8 @@ def training_entries(config: RunConfig, store: ClipStore) -> list[ClipEntry]:
     """
     data, teaching = config.data, config.distillation
     entries = entries_of(store, split=data.train_splits, labelled=True)
+    if data.left_out_fold is not None:
+        entries = without_fold(entries, *data.left_out_fold)
     if teaching and teaching.unlabelled_splits:
         entries += entries_of(store, split=teaching.unlabelled_splits)
     for path in data.extra_stores:
@@ -130,12 +134,20 @@ def build_task(config: RunConfig, store: ClipStore, dataset: ClipDataset, model:
             generated_weight=config.data.generated_weight,
         )
     ensemble = build_ensemble(config, store, model, out)
+    if ensemble.learnt:
+        check_each_is_judged([entry.clip.clip_id for entry in dataset.entries], ensemble.learnt)
     if config.distillation.use_cache:
         verdicts = cached_verdicts(build_soft_labels(config, ensemble, dataset, out))
     else:
         verdicts = online_verdicts(ensemble)
     teaching = config.distillation
-    return DistillationTask(ensemble, verdicts, teaching.loss, generated_weight=teaching.generated_weight)
+    return DistillationTask(
+        ensemble,
+        verdicts,
+        teaching.loss,
+        generated_weight=teaching.generated_weight,
+        label_noise=teaching.label_noise,
+    )
 
 
 def _student_modalities(config: RunConfig, model: Recogniser) -> tuple[Modality, ...]:

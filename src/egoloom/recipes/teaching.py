@@ -8,6 +8,7 @@ from rich.progress import track
 
 from egoloom.clips import ClipStore, Modality
 from egoloom.clips.dataset import ClipDataset, ViewKey, batches, entries_of
+from egoloom.distillation.cross_fitting import read_training_clips
 from egoloom.distillation.holdout import write_weighting_split
 from egoloom.distillation.soft_labels import SoftLabelCache, SoftLabelInfo, build_view, view_fingerprint
 from egoloom.distillation.teachers import FittedEnsemble, ModuleTeacher, TeacherEnsemble
@@ -32,7 +33,12 @@ def build_ensemble(config: RunConfig, store: ClipStore, student: Recogniser, out
     modules = load_teachers(teaching.teachers)
     for name, module in modules.items():
         _check_teacher(name, module, student, store)
-    ensemble = TeacherEnsemble({name: ModuleTeacher(module) for name, module in modules.items()}, teaching.ensemble)
+    learnt = {}
+    if teaching.cross_fitted:
+        learnt = {name: read_training_clips(path) for name, path in zip(modules, teaching.teachers, strict=True)}
+    ensemble = TeacherEnsemble(
+        {name: ModuleTeacher(module) for name, module in modules.items()}, teaching.ensemble, learnt=learnt
+    )
     entries = entries_of(store, split=config.data.selection_split, labelled=True)
     dataset = ClipDataset(entries, _modalities(ensemble), config.view, is_training=False)
     logits, labels = judge(ensemble, dataset, batch_size=config.evaluation.batch_size)

@@ -17,6 +17,7 @@ class DataConfig(BaseModel):
     Attributes:
         store: The clip store.
         train_splits: Splits trained on; unlabelled clips among them are used by distillation only.
+        left_out_fold: (k, K) leaves out fold k of K of the training clips, whole videos; for cross-fitted teachers.
         selection_split: Picks the best checkpoint, fits temperatures and teacher weights; never the reported one.
         report_splits: Splits whose figures are reported.
         extra_stores: Further stores whose training clips are mixed in, for instance generated clips.
@@ -34,6 +35,7 @@ class DataConfig(BaseModel):
 
     store: Path = Path("clips/kitchen")
     train_splits: tuple[str, ...] = ("train",)
+    left_out_fold: tuple[int, int] | None = None
     selection_split: str = "validation"
     report_splits: tuple[str, ...] = ("test",)
     extra_stores: tuple[Path, ...] = ()
@@ -42,6 +44,12 @@ class DataConfig(BaseModel):
     generated_weight: float = Field(default=1.0, ge=0)
     generated_epochs: int | None = Field(default=None, ge=0)
     generated_norm: Literal["shared", "separate"] = "shared"
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "DataConfig":
+        if self.left_out_fold is not None and not 0 <= self.left_out_fold[0] < self.left_out_fold[1]:
+            raise ValueError(f"left_out_fold is {self.left_out_fold}; allowed is a fold k of K with 0 <= k < K")
+        return self
 
     @model_validator(mode="after")
     def _selection_is_not_reported(self) -> "DataConfig":

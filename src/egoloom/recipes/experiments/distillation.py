@@ -3,6 +3,7 @@
 Simulated data, tiny networks: the figures say how the method behaves, not how good it is on real recordings.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -26,12 +27,14 @@ from egoloom.recipes.run_config import RunConfig
 from egoloom.training.config import DataConfig, EvaluationConfig, OptimisationConfig
 
 REPORT_SPLITS = ("test", "unseen_participant", "unseen_kitchen")
-STAGES = ("labels and teachers", "students", "omnivorous")
+STAGES = ("labels and teachers", "students", "cross-fitted teachers", "cross-fitted students", "omnivorous")
 # Half of the clips are reported: with fewer, chance among them is larger than what teaching gains.
 SHARES = {"train": 0.30, "validation": 0.08, "test": 0.22, "unseen_participant": 0.15, "unseen_kitchen": 0.15,
           "unlabelled": 0.10}  # fmt: skip
 NUM_SCORES = 12  # judgements on the selection split a run, from which the best checkpoint is taken
 VIEW = ViewConfig(num_frames=8, size_px=64, max_boxes=6, num_spectrogram_columns=100)
+STUDENTS = ("student", "student_cross_fitted")
+TREATMENTS = ("rgb_labels", *KITCHEN_SENSORS, "ensemble", "omnivorous", *STUDENTS)
 OMNIVOROUS = Network("omnivorous", {"modalities": ["rgb", "flow", "boxes", "spectrogram", "imu"]})
 
 
@@ -50,6 +53,7 @@ class DistillationExperiment(BaseModel):
             its clips.
         teacher_steps: Of the teachers of other sensors; layout transformers get more.
         noise_share: Share of wrong training labels in the setting ``noisy``.
+        num_folds: Folds of the cross-fitted teachers, in the settings that have them.
         labels_per_action: Labelled clips of an action in the setting ``pool``; the others teach unlabelled.
         settings: Which settings.
         num_workers: Training processes at once.
@@ -65,7 +69,8 @@ class DistillationExperiment(BaseModel):
     num_omnivorous_seeds: int = Field(default=3, ge=0)
     steps: int = Field(default=1200, ge=1)
     teacher_steps: int = Field(default=480, ge=1)
-    noise_share: float = Field(default=0.3, ge=0, le=0.9)
+    noise_share: float = Field(default=0.3, gt=0, le=0.9)
+    num_folds: int = Field(default=2, ge=2)
     labels_per_action: int = Field(default=5, ge=1)
     settings: tuple[Literal["clean", "pool", "noisy"], ...] = ("clean", "pool", "noisy")
     num_workers: int = Field(default=2, ge=1)
@@ -73,15 +78,16 @@ class DistillationExperiment(BaseModel):
 
 @dataclass(frozen=True)
 class Setting:
-    """Labels of one setting."""
+    """Labels of one setting, and how the student is taught there."""
 
     name: str
     teaches_unlabelled: bool
     weight_of_labels: float
+    cross_fits: bool = False
 
 
 # The label term of the student weighs less where labels are wrong; chosen on validation clips of another seed.
-SETTINGS = (Setting("clean", False, 0.5), Setting("pool", True, 0.5), Setting("noisy", False, 0.0))
+SETTINGS = (Setting("clean", False, 0.5), Setting("pool", True, 0.5), Setting("noisy", False, 0.0, cross_fits=True))
 
 
 def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[str, Any]:
@@ -99,14 +105,14 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
     record = ExperimentRecord("distillation", _about(config, store))
 
     def keep(finished: Finished) -> None:
-        for treatment, figures in finished.figures.items():
-            record.add(finished.job.setting, treatment, finished.job.seed, figures)
+        for treatment in sorted(set(finished.figures) & set(TREATMENTS)):
+            record.add(finished.job.setting, treatment, finished.job.seed, finished.figures[treatment])
         record.save(record_path, gains(record))
 
     seeds = seeds_of(config)
     # Seed by seed, so that an early end leaves whole comparisons behind; students need their teachers.
-    stages = [(number, stage) for number in range(max(seeds.values())) for stage in (0, 1)]
-    stages += [(number, 2) for number in range(min(max(seeds.values()), config.num_omnivorous_seeds))]
+    stages = [(number, stage) for number in range(max(seeds.values())) for stage in range(4)]
+    stages += [(number, 4) for number in range(min(max(seeds.values()), config.num_omnivorous_seeds))]
     for number, stage in stages:
         settings = [setting for setting in SETTINGS if number < seeds.get(setting.name, 0)]
         seed = config.first_seed + number
@@ -152,24 +158,48 @@ def open_kitchen(given: Path | None, path: Path, num_takes: int, seed: int) -> C
 
 def plan(
     config: DistillationExperiment, store: ClipStore, out: Path, setting: Setting, seed: int
-) -> tuple[list[Job], list[Job], list[Job]]:
-    """Returns the networks that learn from labels, the student that they teach, and the omnivorous rival."""
+) -> tuple[list[Job], ...]:
+    """Returns the runs of a setting and seed, stage by stage (`STAGES`)."""
     folder = out / setting.name / f"seed{seed}"
     labels = _labels(config, store, out, setting, seed)
     base, sensors = (_label_run(config, labels, seed, steps) for steps in (config.steps, config.teacher_steps))
     networks = {"rgb_labels": RGB.in_run(base)}
     networks |= {name: network.in_run(sensors) for name, network in KITCHEN_SENSORS.items()}
-    first = [Job(setting.name, name, seed, run, folder / name) for name, run in networks.items()]
-    teaching = DistillationConfig(
-        teachers=tuple(folder / name for name in networks),
+    taught = _label_run(config, labels, seed, config.steps, with_unlabelled=setting.teaches_unlabelled)
+
+    def job(name: str, run: RunConfig, **options: Any) -> Job:
+        return Job(setting.name, name, seed, run, folder / name, **options)
+
+    def student(name: str, teaching: DistillationConfig, **options: Any) -> Job:
+        return job(name, RGB.in_run(taught).model_copy(update={"distillation": teaching}), **options)
+
+    first = [job(name, run) for name, run in networks.items()]
+    teaching = _teaching(setting, first)
+    stages = [first, [student("student", teaching, with_ensemble=True)], [], []]
+    if setting.cross_fits:
+        networks["rgb_labels"] = RGB.in_run(sensors)
+        stages[2] = [
+            job(f"{name}_without_fold{fold}", _without_fold(run, fold, config.num_folds))
+            for name, run in networks.items()
+            for fold in range(config.num_folds)
+        ]
+        changes = {"cross_fitted": True, "label_noise": config.noise_share}
+        stages[3] = [student("student_cross_fitted", _teaching(setting, stages[2]).model_copy(update=changes))]
+    rival = job("omnivorous", OMNIVOROUS.in_run(base), test_modality="rgb")
+    return (*stages, [rival])
+
+
+def _teaching(setting: Setting, teachers: Sequence[Job]) -> DistillationConfig:
+    return DistillationConfig(
+        teachers=tuple(teacher.out for teacher in teachers),
         ensemble=TeacherEnsembleConfig(weights="full_dataset", gamma=0.5),
         loss=DistillationLossConfig(temperature=1.0, lambda_ground_truth=setting.weight_of_labels),
         unlabelled_splits=("unlabelled",) if setting.teaches_unlabelled else (),
     )
-    taught = _label_run(config, labels, seed, config.steps, with_unlabelled=setting.teaches_unlabelled)
-    student = RGB.in_run(taught).model_copy(update={"distillation": teaching})
-    rival = Job(setting.name, "omnivorous", seed, OMNIVOROUS.in_run(base), folder / "omnivorous", test_modality="rgb")
-    return first, [Job(setting.name, "student", seed, student, folder / "student", with_ensemble=True)], [rival]
+
+
+def _without_fold(run: RunConfig, fold: int, num_folds: int) -> RunConfig:
+    return run.model_copy(update={"data": run.data.model_copy(update={"left_out_fold": (fold, num_folds)})})
 
 
 def _label_run(
@@ -197,9 +227,10 @@ def _labels(config: DistillationExperiment, store: ClipStore, out: Path, setting
 
 
 def gains(record: ExperimentRecord) -> list[dict[str, Any]]:
-    """Returns what the student gains or loses over its rivals, as far as the runs are there."""
+    """Returns what the students gain or lose over their rivals, as far as the runs are there."""
     wanted: Sequence[tuple[str, str, str | None]] = (
         ("rgb_labels", "top1", None),
+        ("student", "top1", None),
         ("omnivorous", "top1", None),
         ("ensemble", "top1", None),
         ("rgb_labels", "ece", None),
@@ -209,18 +240,17 @@ def gains(record: ExperimentRecord) -> list[dict[str, Any]]:
         ("rgb_labels", "top1_one_view", "top1"),
     )
     found = []
-    for setting in (setting.name for setting in SETTINGS):
+    for setting, student in itertools.product((setting.name for setting in SETTINGS), STUDENTS):
         for rival, metric, other in wanted:
-            ours, theirs = (record.values.get((setting, name), {}) for name in ("student", rival))
-            if set(ours) & set(theirs):
-                found.append(record.gain(setting, "student", rival, metric, other))
+            ours, theirs = (record.values.get((setting, name), {}) for name in (student, rival))
+            if (rival, metric) != (student, other or metric) and set(ours) & set(theirs):
+                found.append(record.gain(setting, student, rival, metric, other))
     return found
 
 
 def _order(key: tuple[str, str]) -> tuple[int, int]:
     settings = [setting.name for setting in SETTINGS]
-    treatments = ["rgb_labels", *KITCHEN_SENSORS, "ensemble", "omnivorous", "student"]
-    return settings.index(key[0]), treatments.index(key[1])
+    return settings.index(key[0]), TREATMENTS.index(key[1])
 
 
 def _about(config: DistillationExperiment, store: ClipStore) -> dict[str, Any]:
