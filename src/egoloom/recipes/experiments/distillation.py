@@ -199,7 +199,14 @@ def _teaching(setting: Setting, teachers: Sequence[Job]) -> DistillationConfig:
 
 
 def _without_fold(run: RunConfig, fold: int, num_folds: int) -> RunConfig:
-    return run.model_copy(update={"data": run.data.model_copy(update={"left_out_fold": (fold, num_folds)})})
+    """Returns a teacher's run that leaves out a fold, in about as many steps as with all clips."""
+    epochs = round(run.optimisation.epochs * num_folds / (num_folds - 1))
+    score_every = max(1, epochs // NUM_SCORES)
+    changes = {
+        "data": run.data.model_copy(update={"left_out_fold": (fold, num_folds)}),
+        "optimisation": run.optimisation.model_copy(update={"epochs": epochs, "score_every_epochs": score_every}),
+    }
+    return run.model_copy(update=changes)
 
 
 def _label_run(
