@@ -36,4 +36,5 @@ def _name(name: str, row: dict[str, float], record: dict[str, Any]) -> str:
     if "training_cpu_s" in row:
         millions = record["unet_num_parameters"] / 1e6
         return f"{name}, {millions:.1f} M parameters, {row['training_cpu_s'] / 60:.0f} CPU minutes"
-    return f"**{name} (the default)**" if name == "tiny EgoX, steps: 2" else name
+    uses = {"tiny EgoX, steps: 2": "augment", "tiny EgoX, steps: 4, prior kept": "generate"}
+    return f"**{name} (default of `{uses[name]}`)**" if name in uses else name

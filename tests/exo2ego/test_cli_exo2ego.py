@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from egoloom.cli.augment import Arguments
 from egoloom.cli.exo2ego import main
 from egoloom.cli.main import run_verb
 from egoloom.clips.media import VideoReader
 from egoloom.errors import UserError
+from egoloom.exo2ego.generation import GenerationConfig
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +57,15 @@ def test_the_generator_that_ships_works_in_a_process_of_its_own(wall_store: Path
     assert json.loads(result.stdout)["clips"][0]["psnr_db"] > 5
 
 
-def test_every_command_generates_with_the_same_number_of_steps() -> None:
-    from egoloom.cli.augment import Arguments
-    from egoloom.cli.exo2ego import Generate
-    from egoloom.exo2ego.generation import GenerationConfig
+def test_pictures_keep_the_prior_and_training_clips_do_not(wall_store: Path, tmp_path: Path, capsys) -> None:
+    def psnr(name: str, *options: str) -> float:
+        main(["generate", str(wall_store), "--limit", "1", "--out", str(tmp_path / name), "--json", *options])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["clips"][0]["psnr_db"]
 
-    assert Generate().steps == Arguments((), Path("out")).num_steps == GenerationConfig().num_steps
+    assert psnr("default") == psnr("kept", "--steps", "4", "--keep-prior", "1")
+    assert psnr("default2") != psnr("bare", "--steps", "4", "--keep-prior", "0")
+    training = Arguments((), Path("out"))
+    assert (training.num_steps, training.keep_prior) == (GenerationConfig().num_steps, 0.0) == (2, 0.0)
 
 
 def test_training_takes_the_splits_it_is_told(wall_store: Path, tmp_path: Path) -> None:

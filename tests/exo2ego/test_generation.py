@@ -44,7 +44,7 @@ def test_generation_keeps_the_prior_only_when_told(pipeline, sample) -> None:
     kept = generate(pipeline, [sample], GenerationConfig(num_steps=1, keep_prior=1.0))[0]
     assert torch.equal(kept, blend_prior(plain, sample, 1.0))
     assert not torch.equal(kept, plain)
-    assert GenerationConfig().keep_prior == Generate().keep_prior == Arguments((), out=Generate().out).keep_prior == 0
+    assert GenerationConfig().keep_prior == Arguments((), out=Generate().out).keep_prior == 0
 
 
 def test_shares_beyond_one_are_refused(tmp_path) -> None:

@@ -37,11 +37,12 @@ class Generate:
         limit: Largest number of clips.
         num_frames: Frames read of each clip, spread over its length.
         size_px: Side of the ego frames.
-        steps: Denoising steps.
+        steps: Denoising steps; 4 suit the generator that ships, 50 the published weights.
         guidance: Classifier-free guidance; 1 switches it off.
         window_frames: Frames generated at once; the whole clip if absent.
         seed: Seed of the noise.
-        keep_prior: Share of the ego prior, 0 to 1, in what it shows; 0 leaves everything to the generator.
+        keep_prior: Share of the ego prior, 0 to 1, in what it shows; 0 leaves everything to the generator. Absent, it
+            is 1 for "builtin", whose own pictures are softer than the prior, and 0 for others.
         plan: Print what will be resident when for the 14B model, and stop.
         budget_gb: Memory of the device in the plan; several plans (80, 48, 24, 16) if absent.
         depth: For a raw video: a folder of a depth network, or an .npz with depth_m [T, H, W] and times_s [T].
@@ -62,11 +63,11 @@ class Generate:
     limit: int = 16
     num_frames: int = 17
     size_px: int = 64
-    steps: int = 2
+    steps: int = 4
     guidance: float = 1.0
     window_frames: int | None = None
     seed: int = 0
-    keep_prior: float = 0.0
+    keep_prior: float | None = None
     plan: bool = False
     budget_gb: float | None = None
     depth: Path | None = None
@@ -107,8 +108,9 @@ def run_generate(options: Generate) -> None:
         raise UserError(
             "No source was given", allowed="a clip store, an EgoX folder or a video", fix=USAGE.splitlines()[0]
         )
-    if not 0 <= options.keep_prior <= 1:
-        raise UserError(f"--keep-prior {options.keep_prior} is out of range", allowed="0 to 1")
+    keep_prior = options.keep_prior if options.keep_prior is not None else float(options.model == "builtin")
+    if not 0 <= keep_prior <= 1:
+        raise UserError(f"--keep-prior {keep_prior} is out of range", allowed="0 to 1")
     from egoloom.augmentation.generator_inputs import read_samples
     from egoloom.exo2ego.generation import GenerationConfig, generate
     from egoloom.exo2ego.shipped import load_generator
@@ -123,7 +125,7 @@ def run_generate(options: Generate) -> None:
         guidance_scale=options.guidance,
         window_frames=options.window_frames,
         seed=options.seed,
-        keep_prior=options.keep_prior,
+        keep_prior=keep_prior,
     )
     rows = []
     for sample, fps in samples:
