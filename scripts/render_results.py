@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from generator_tables import tiny_quality
+from generator_tables import tiny_ablation, tiny_quality
 from result_figures import augmentation_gains, checksum
 
 ROOT = Path(__file__).parents[1]
@@ -276,6 +276,7 @@ BLOCKS: tuple[tuple[str, str, str, Renderer], ...] = (
     ("docs/augmentation.md", "experiment", "augmentation.json", augmentation),
     ("docs/deployment.md", "sweep", "sweep.json", sweep),
     ("docs/exo2ego.md", "tiny", "tiny_egox.json", tiny_quality),
+    ("docs/exo2ego.md", "ablation", "tiny_egox_ablation.json", tiny_ablation),
 )
 FIGURES: tuple[tuple[str, str, Renderer], ...] = (
     ("docs/images/augmentation.svg", "augmentation.json", augmentation_gains),
