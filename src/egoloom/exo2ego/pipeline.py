@@ -14,28 +14,20 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, WanTransformer3DModel
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance, GuidanceMode, check_mode
+from egoloom.exo2ego.attention import GeometryGuidance, GuidanceMode
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.codec import PatchAutoencoder
-from egoloom.exo2ego.conditioning import (
-    canvas_mask,
-    condition,
-    join_views,
-    transformer_input,
-    zero_exo_velocity,
-)
+from egoloom.exo2ego.conditioning import canvas_mask, condition
+from egoloom.exo2ego.denoising import Denoiser, PreparedClips, StepOptions
 from egoloom.exo2ego.latents import decode_video, encode_video, latent_strides
 from egoloom.exo2ego.layout import CanvasLayout
 from egoloom.exo2ego.lora import LoraReport, LoraWeights, load_lora
-from egoloom.exo2ego.prediction import ego_velocity
 from egoloom.exo2ego.samples import GeneratorSample, fill_holes
-from egoloom.exo2ego.schedule import set_noise_levels
 from egoloom.exo2ego.text import embed_texts
 from egoloom.exo2ego.wan import load_wan_components
-from egoloom.exo2ego.windows import known_latent_frames, plan_windows
+from egoloom.exo2ego.windows import plan_windows
 
 # diffusers opens saved pipelines only from modules that are imported already: never code that a folder names.
 SAVED_COMPONENTS = (GeometryGuidance, PatchAutoencoder)
@@ -52,25 +44,6 @@ class EgoXOutput(BaseOutput):
 
     frames: torch.Tensor
     latents: torch.Tensor
-
-
-@dataclass
-class PreparedClips:
-    """Everything of a batch of clips that stays the same over all denoising steps.
-
-    Args:
-        layout: The canvas.
-        exo: Clean exo latents.
-        prior: Latents of the ego prior.
-        given: Mask and condition channels.
-        tables: Pooled directions, if there is geometry.
-    """
-
-    layout: CanvasLayout
-    exo: torch.Tensor
-    prior: torch.Tensor
-    given: torch.Tensor
-    tables: DirectionTables | None
 
 
 class EgoXPipeline(DiffusionPipeline):
@@ -275,84 +248,15 @@ class EgoXPipeline(DiffusionPipeline):
         for start, stop in plan_windows(total, window_frames or total, overlap_frames, time_stride):
             part = [sample.window(start, stop, time_stride) for sample in padded]
             known = None if frames is None else frames[:, start:]
-            latents, layout = self._denoise(part, known, branches, num_inference_steps, generator, options)
-            fresh = decode_video(self.vae, latents[..., layout.exo_width :])
+            clips = self.prepare(part, generator)
+            latents = Denoiser(self, clips, branches, options).run(num_inference_steps, generator, known)
+            fresh = decode_video(self.vae, latents[..., clips.layout.exo_width :])
             # The shared frames stay as they were first generated; the window continues them.
             frames = fresh if frames is None else torch.cat([frames, fresh[:, frames.shape[1] - start :]], dim=1)
         if frames is None:
             raise UserError("There are no frames to generate")
         self.maybe_free_model_hooks()
         return EgoXOutput(frames=frames[:, :num_frames], latents=latents)
-
-    def _denoise(self, samples, known_frames, branches, num_steps, generator, options: "StepOptions"):
-        clips = self.prepare(samples, generator)
-        layout, device = clips.layout, clips.exo.device
-        ego_noise = randn_tensor(clips.prior.shape, generator=generator, device=device, dtype=clips.prior.dtype)
-        known = None
-        if known_frames is not None:
-            usable = known_latent_frames(known_frames.shape[1], latent_strides(self.vae)[0])
-            frames = 1 + (usable - 1) * latent_strides(self.vae)[0]
-            known = encode_video(self.vae, known_frames[:, :frames])
-        set_noise_levels(self.scheduler, num_steps)
-        latents = join_views(clips.exo, ego_noise)
-        guided = self._guidance_of(clips, options)
-        difference = None
-        with self.guidance.active(guided), self._steps_bar() as progress:
-            for step, timestep in enumerate(self.scheduler.timesteps):
-                sigma = self.scheduler.sigmas[step].to(device).expand(len(latents))
-                latents = _hold_known(latents, known, ego_noise, sigma[0], layout.exo_width)
-                velocity, difference = self._velocity(
-                    clips, latents, timestep, sigma, branches, step, difference, options
-                )
-                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-                if not bool(torch.isfinite(latents).all()):
-                    raise UserError(
-                        f"The latents became NaN or infinite at step {step + 1} of {num_steps}",
-                        fix="check the weights and the LoRA; in half precision use bfloat16",
-                    )
-                if options.callback is not None:
-                    options.callback(step, int(timestep), latents)
-                progress.update()
-        return _hold_known(latents, known, ego_noise, latents.new_zeros(()), layout.exo_width), layout
-
-    def _steps_bar(self) -> Any:
-        return self.progress_bar(total=len(self.scheduler.timesteps))  # type: ignore[call-arg]
-
-    def _guidance_of(self, clips: PreparedClips, options: "StepOptions") -> ActiveGuidance | None:
-        scale = self.guidance.config["scale_inference"] if options.geometry_scale is None else options.geometry_scale
-        if clips.tables is None or scale == 0:
-            return None
-        mode = check_mode(options.mode or self.guidance.config["mode"])
-        return ActiveGuidance(clips.layout, clips.tables.to(clips.exo.device), float(scale), mode)
-
-    def _velocity(self, clips, latents, timestep, sigma, branches, step, difference, options: "StepOptions"):
-        """The guided velocity of the canvas, and the last difference between the two branches."""
-        shown = latents
-        if not self.config["clean_exo"]:
-            level = sigma.view(-1, 1, 1, 1, 1)
-            exo = (1 - level) * clips.exo + level * options.exo_noise(clips.exo)
-            shown = join_views(exo, latents[..., clips.layout.exo_width :])
-        x = transformer_input(shown, clips.given).to(self.transformer.dtype)
-        velocity = self._branch(x, timestep, branches[0], options)
-        if len(branches) == 2:
-            if difference is None or step % options.unconditional_every == 0:
-                difference = velocity - self._branch(x, timestep, branches[1], options)
-            velocity = velocity + (options.guidance_scale - 1.0) * difference
-        exo_width = clips.layout.exo_width
-        ego = ego_velocity(
-            self.config["prediction"], velocity[..., exo_width:], latents[..., exo_width:], clips.prior, sigma
-        )
-        velocity = torch.cat([velocity[..., :exo_width], ego], dim=-1)
-        return zero_exo_velocity(velocity, exo_width), difference
-
-    def _branch(self, x, timestep, text, options: "StepOptions") -> torch.Tensor:
-        return self.transformer(
-            hidden_states=x,
-            timestep=timestep.to(x.device).expand(len(x)),
-            encoder_hidden_states=text.to(x).expand(len(x), -1, -1),
-            encoder_hidden_states_image=None if options.image_embeds is None else options.image_embeds.to(x),
-            return_dict=False,
-        )[0].float()
 
     # --- text, image, weights ---------------------------------------------------------------------------------
 
@@ -412,30 +316,3 @@ class EgoXPipeline(DiffusionPipeline):
     ) -> LoraReport:
         """Adds a LoRA under any of the accepted namings, unfused; returns the key report."""
         return load_lora(self.transformer, source, scale=scale, strict=strict)
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """Options that every denoising step reads."""
-
-    guidance_scale: float
-    unconditional_every: int
-    geometry_scale: float | None
-    mode: GuidanceMode | None
-    image_embeds: torch.Tensor | None
-    callback: Callable[[int, int, torch.Tensor], None] | None
-    seed: int = 0
-
-    def exo_noise(self, like: torch.Tensor) -> torch.Tensor:
-        """The noise of exo latents, the same at every step (only for models trained without clean exo latents)."""
-        return torch.randn(like.shape, generator=torch.Generator().manual_seed(self.seed + 1)).to(like)
-
-
-def _hold_known(latents, known, noise, sigma, exo_width: int) -> torch.Tensor:
-    """The canvas with the ego latents that an earlier window fixed set to them, at the present noise level."""
-    if known is None:
-        return latents
-    count = known.shape[2]
-    held = latents.clone()
-    held[:, :, :count, :, exo_width:] = (1 - sigma) * known + sigma * noise[:, :, :count]
-    return held
