@@ -215,6 +215,20 @@ def test_independent_sensors_together_are_surer_than_their_mean():
     torch.testing.assert_close(mixed, posterior, atol=0.03, rtol=0)
 
 
+def test_cross_fitted_sensors_are_as_sure_as_those_that_judge_a_training_clip():
+    """Four teachers in two folds: two judge a training clip, so the mixture must not be sharpened for four."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (20000,), generator=generator)
+    clean = torch.nn.functional.one_hot(labels, 4).float()
+    evidence = torch.stack([1.5 * (1.5 * clean + torch.randn(clean.shape, generator=generator)) for _ in range(4)], 1)
+    teachers = {name: ModuleTeacher(Fixed(name, 4)) for name in "abcd"}
+    folds = {"a": frozenset({"x"}), "b": frozenset({"x"}), "c": frozenset({"y"}), "d": frozenset({"y"})}
+    for learnt, expected in ((folds, 0.5), ({}, 0.25)):
+        ensemble = TeacherEnsemble(teachers, TeacherEnsembleConfig(), learnt=learnt)
+        fitted = ensemble.fit({"verb": evidence}, {"verb": labels}, calibrate=True)
+        assert fitted.mixture_temperatures["verb"] == pytest.approx(expected, rel=0.04)
+
+
 def test_fitted_weights_are_saved_and_loaded(tmp_path):
     ensemble = make_ensemble(weights="full_dataset")
     fitted = ensemble.fit({"verb": torch.randn(20, 2, 4)}, {"verb": torch.randint(0, 4, (20,))}, calibrate=True)

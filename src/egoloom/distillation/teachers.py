@@ -179,11 +179,18 @@ class TeacherEnsemble:
         return self.fitted
 
     def _mixture_temperatures(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, float]:
+        """One a head, for as many voices as a training clip hears: of cross-fitted teachers, one fold's at a time."""
+        learnt = [self.learnt.get(name, frozenset()) for name in self.names]
+        choirs = [torch.tensor([clips == own for clips in learnt]) for own in dict.fromkeys(learnt)]
         found = {}
         for head, logits_NMK in logits.items():
-            mixed_NK, weights_NM = self.mix(head, logits_NMK)
-            usable_N = (weights_NM.sum(-1) > 0) & (labels[head] >= 0)
-            found[head] = fit_temperature(mixed_NK[usable_N], labels[head][usable_N])
+            mixtures = [
+                self.mix(head, logits_NMK, present_BM=choir_M.expand(len(logits_NMK), -1)) for choir_M in choirs
+            ]
+            mixed_NK = torch.cat([mixed for mixed, _ in mixtures])
+            labels_N = labels[head].repeat(len(choirs))
+            usable_N = (torch.cat([weights for _, weights in mixtures]).sum(-1) > 0) & (labels_N >= 0)
+            found[head] = fit_temperature(mixed_NK[usable_N], labels_N[usable_N])
         return found
 
     def scaled(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:

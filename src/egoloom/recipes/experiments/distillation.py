@@ -48,6 +48,7 @@ class DistillationExperiment(BaseModel):
         num_seeds: Seeds of each setting, or one number for all; each seed draws the labels that are wrong or missing
             anew, and all networks.
         first_seed: The first of them; those below served to choose the settings of the experiment.
+        num_cross_fitted_seeds: Largest number of seeds of a student of cross-fitted teachers, where labels are wrong.
         num_omnivorous_seeds: Largest number of seeds of the omnivorous network, the slowest by far.
         steps: Optimiser steps of every network that is compared (labels, student, omnivorous), whatever the number of
             its clips.
@@ -64,8 +65,9 @@ class DistillationExperiment(BaseModel):
     store: Path | None = None
     num_takes: int = Field(default=900, ge=40)
     data_seed: int = 11
-    num_seeds: tuple[int, ...] = (3, 4, 5)
+    num_seeds: tuple[int, ...] = (3, 4, 15)
     first_seed: int = Field(default=10, ge=0)
+    num_cross_fitted_seeds: int = Field(default=0, ge=0)
     num_omnivorous_seeds: int = Field(default=3, ge=0)
     steps: int = Field(default=1200, ge=1)
     teacher_steps: int = Field(default=480, ge=1)
@@ -110,10 +112,7 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
         record.save(record_path, gains(record))
 
     seeds = seeds_of(config)
-    # Seed by seed, so that an early end leaves whole comparisons behind; students need their teachers.
-    stages = [(number, stage) for number in range(max(seeds.values())) for stage in range(4)]
-    stages += [(number, 4) for number in range(min(max(seeds.values()), config.num_omnivorous_seeds))]
-    for number, stage in stages:
+    for number, stage in _stages(config, max(seeds.values())):
         settings = [setting for setting in SETTINGS if number < seeds.get(setting.name, 0)]
         seed = config.first_seed + number
         chosen = [job for setting in settings for job in plan(config, store, out, setting, seed)[stage]]
@@ -121,6 +120,15 @@ def run(config: DistillationExperiment, out: Path, record_path: Path) -> dict[st
     record.values = {key: record.values[key] for key in sorted(record.values, key=_order)}
     record.save(record_path, gains(record))
     return record.to_dict(gains(record))
+
+
+def _stages(config: DistillationExperiment, num_seeds: int) -> list[tuple[int, int]]:
+    """Returns (number of the seed, stage) in the order of work.
+
+    Seed by seed, so that an early end leaves whole comparisons behind; students need their teachers.
+    """
+    groups = (((0, 1), num_seeds), ((2, 3), config.num_cross_fitted_seeds), ((4,), config.num_omnivorous_seeds))
+    return [(n, stage) for stages, count in groups for n in range(min(count, num_seeds)) for stage in stages]
 
 
 def seeds_of(config: DistillationExperiment) -> dict[str, int]:
