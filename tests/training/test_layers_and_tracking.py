@@ -6,8 +6,7 @@ import torch
 from egoloom.errors import UserError
 from egoloom.models import create_model
 from egoloom.training.config import OptimisationConfig
-from egoloom.training.layer_decay import rate_scales
-from egoloom.training.loop import parameter_groups
+from egoloom.training.layer_decay import parameter_groups, rate_scales
 from egoloom.training.tracking import open_accelerator
 
 

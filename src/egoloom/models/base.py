@@ -46,6 +46,8 @@ class Recogniser(nn.Module):
     """
 
     Config: ClassVar[type[Any]] = RecogniserConfig
+    # accelerate's name for the classes of blocks that FSDP shards one by one; what is left is one more part.
+    _no_split_modules: ClassVar[tuple[str, ...]] = ()
     architecture: str = ""
 
     def __init__(self, config: RecogniserConfig, *, input_modalities: tuple[str, ...]) -> None:
@@ -125,11 +127,13 @@ class Recogniser(nn.Module):
             )
         return inputs[modality]
 
-    def save_pretrained(self, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
+    def save_pretrained(
+        self, folder: str | Path, *, extra: dict[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
+    ) -> Path:
         """Writes ``model.safetensors`` and ``config.json`` atomically; see `egoloom.models.pretrained`."""
         from egoloom.models.pretrained import save_pretrained
 
-        return save_pretrained(self, folder, extra=extra)
+        return save_pretrained(self, folder, extra=extra, weights=weights)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

@@ -160,6 +160,7 @@ class EdgeRecogniser(Recogniser):
     """The network that ships: RGB (or flow) frames ``[B, T, 3, H, W]`` in 0..255, any T, H, W."""
 
     Config = EdgeConfig
+    _no_split_modules = ("ShiftBlock",)
     config: EdgeConfig
 
     def __init__(self, config: EdgeConfig) -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from egoloom.errors import UserError
 from egoloom.models.base import Recogniser
@@ -22,13 +24,20 @@ FORMAT_VERSION = 1
 RecogniserT = TypeVar("RecogniserT", bound=Recogniser)
 
 
-def save_pretrained(model: Recogniser, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
+def save_pretrained(
+    model: Recogniser,
+    folder: str | Path,
+    *,
+    extra: dict[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Writes a recogniser's weights and configuration; each file appears whole or not at all.
 
     Args:
         model: The recogniser.
         folder: Target folder; made where absent, its two files are replaced.
         extra: JSON content to keep with the weights; ``model.extra`` where not given.
+        weights: Whole weights by name, where the model's own are sharded or others are wanted; else its own.
 
     Returns:
         The folder.
@@ -42,7 +51,7 @@ def save_pretrained(model: Recogniser, folder: str | Path, *, extra: dict[str, A
         "config": model.config.model_dump(mode="json"),
         "extra": model.extra if extra is None else extra,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights-")
     os.close(handle)
     try:

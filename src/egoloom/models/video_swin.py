@@ -42,6 +42,7 @@ class VideoSwinRecogniser(Recogniser):
     """Video Swin backbone, mean over space and time, linear heads."""
 
     Config = VideoSwinConfig
+    _no_split_modules = ("SwinBlock",)
     config: VideoSwinConfig
 
     def __init__(self, config: VideoSwinConfig) -> None:

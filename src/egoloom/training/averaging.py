@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from egoloom._distributed import sharded_like
+
 
 class WeightAverage:
     """Keeps ``average <- decay * average + (1 - decay) * weights``; buffers are copied.
@@ -40,12 +42,12 @@ class WeightAverage:
             model.load_state_dict(own)
 
     def state(self) -> dict[str, Tensor]:
-        """Returns what a checkpoint keeps."""
-        tensors = {f"average/{name}": tensor.cpu().clone() for name, tensor in self.tensors.items()}
+        """Returns what a checkpoint keeps; sharded as the weights are."""
+        tensors = {f"average/{name}": tensor for name, tensor in self.tensors.items()}
         return tensors | {"average_updates": torch.tensor(self.num_updates)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts back what ``state`` returned."""
-        for name in self.tensors:
-            self.tensors[name].copy_(state[f"average/{name}"])
+        """Puts back what ``state`` returned, made whole."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(sharded_like(state[f"average/{name}"], tensor))
         self.num_updates = int(state["average_updates"])

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from egoloom._distributed import sharded_like
 from egoloom.errors import UserError
 
 STATE_FILE = "state.safetensors"
@@ -35,10 +37,12 @@ class Progress:
     is_finished: bool = False
 
 
-def save_checkpoint(folder: Path, model: Any, state: dict[str, Tensor], progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, model: Any, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], progress: Progress
+) -> None:
     """Replaces ``folder`` by a new complete checkpoint; the old one stays until the new one is whole."""
     fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    model.save_pretrained(fresh)
+    model.save_pretrained(fresh, weights=weights)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(fresh / STATE_FILE))
     (fresh / PROGRESS_FILE).write_text(json.dumps(dataclasses.asdict(progress)) + "\n", encoding="utf-8")
     replace_folder(fresh, folder)
@@ -94,13 +98,17 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts the tensors of ``flatten_optimizer`` back; learning rates follow from the schedule and are not stored."""
+    """Puts the tensors of ``flatten_optimizer`` back; learning rates follow from the schedule and are not stored.
+
+    The tensors are whole; of sharded parameters each process takes its part.
+    """
     content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition("/")
         if kind == "optimizer":
             index, name = rest.split("/")
-            state.setdefault(int(index), {})[name] = value
+            state.setdefault(int(index), {})[name] = sharded_like(value, parameters[int(index)])
     content["state"] = state
     optimizer.load_state_dict(content)

@@ -7,9 +7,28 @@ before ``backbone.layers.1.blocks.1``; what has no number lies below the first n
 
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 NUMBER = re.compile(r"\.(\d+)(?=\.)")
 HEAD = "classifiers."
+
+
+def parameter_groups(
+    model: torch.nn.Module, weight_decay: float, *, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """Returns optimiser groups: matrices and kernels decay, norms, biases and position tables do not.
+
+    With ``layer_decay`` each layer has groups of its own, whose ``rate_scale`` multiplies the learning rate.
+    """
+    scales = rate_scales([name for name, _ in model.named_parameters()], layer_decay or 1.0)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        decays = parameter.ndim >= 2 and "position" not in name and "embedding" not in name
+        empty = {"params": [], "weight_decay": weight_decay if decays else 0.0, "rate_scale": scales[name]}
+        groups.setdefault((scales[name], decays), empty)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 def rate_scales(names: Sequence[str], decay: float) -> dict[str, float]:

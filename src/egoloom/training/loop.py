@@ -4,19 +4,21 @@ The order of the data is a pure function of (seed, epoch, batch) and a view a pu
 exact resume needs no loader state: weights, optimiser, random state and a position are enough.
 """
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from egoloom._distributed import from_main, full_tensors, is_any, load_full_weights
 from egoloom.clips.dataset import ClipDataset, Sample, ViewKey, collate
 from egoloom.clips.files import write_text
 from egoloom.errors import UserError
@@ -31,8 +33,9 @@ from egoloom.training.checkpoints import (
     save_checkpoint,
 )
 from egoloom.training.config import OptimisationConfig
+from egoloom.training.history import append_history, truncate_history
 from egoloom.training.interruption import deferred_interrupts
-from egoloom.training.layer_decay import rate_scales
+from egoloom.training.layer_decay import parameter_groups
 from egoloom.training.quantisation import make_quantisation_aware
 from egoloom.training.schedule import learning_rate
 from egoloom.training.tasks import Task
@@ -54,22 +57,6 @@ def epoch_batches(clips: int | Sequence[int], epoch: int, config: OptimisationCo
     keys = [ViewKey(int(index), epoch % config.num_view_seeds) for index in order]
     size = min(config.batch_size, num_clips)
     return [keys[start : start + size] for start in range(0, num_clips - size + 1, size)]
-
-
-def parameter_groups(
-    model: torch.nn.Module, weight_decay: float, *, layer_decay: float | None = None
-) -> list[dict[str, Any]]:
-    """Returns optimiser groups: matrices and kernels decay, norms, biases and position tables do not.
-
-    With ``layer_decay`` each layer has groups of its own, whose ``rate_scale`` multiplies the learning rate.
-    """
-    scales = rate_scales([name for name, _ in model.named_parameters()], layer_decay or 1.0)
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        decays = parameter.ndim >= 2 and "position" not in name and "embedding" not in name
-        empty = {"params": [], "weight_decay": weight_decay if decays else 0.0, "rate_scale": scales[name]}
-        groups.setdefault((scales[name], decays), empty)["params"].append(parameter)
-    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 class Trainer:
@@ -108,6 +95,8 @@ class Trainer:
         )
         if config.quantisation_aware:
             make_quantisation_aware(model)
+        if config.compile and self.accelerator.is_fsdp2:
+            raise UserError("optimisation.compile does not work with FSDP", fix="leave one of the two out")
         compiled = torch.compile(model) if config.compile else model
         self.network, self.optimizer = self.accelerator.prepare(compiled, optimizer)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
@@ -131,27 +120,39 @@ class Trainer:
             return False
         state, self.progress = load_state(folder)
         weights = {name.removeprefix("weights/"): t for name, t in state.items() if name.startswith("weights/")}
-        self.model.load_state_dict(weights)
+        load_full_weights(self.model, weights)
         restore_optimizer(self.optimizer, state)
         if self.average:
             self.average.restore(state)
-        torch.set_rng_state(state["random_state"])
-        _truncate_history(self.out / "history.jsonl", self.progress.step)
+        random_states = state["random_state"].reshape(-1, len(torch.get_rng_state()))
+        torch.set_rng_state(random_states[self.accelerator.process_index % len(random_states)])
+        if self.accelerator.is_main_process:
+            truncate_history(self.out / "history.jsonl", self.progress.step)
         return True
 
     def checkpoint(self, name: str = "last") -> None:
-        """Writes ``checkpoints/<name>``; with a moving average its weights are the ones that others load."""
-        if not self.accelerator.is_main_process:
-            return
+        """Writes ``checkpoints/<name>``; with a moving average its weights are the ones that others load.
+
+        All processes must call it: each holds a part of sharded weights, and the main one writes.
+        """
+        own = self.model.state_dict()
         state: dict[str, Tensor] = {}
         if name == "last":
-            state = {f"weights/{key}": value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
-            state |= flatten_optimizer(self.optimizer)
-            state["random_state"] = torch.get_rng_state()
+            state = {f"weights/{key}": value for key, value in own.items()} | flatten_optimizer(self.optimizer)
+            state["random_state"] = self._random_states()
             if self.average:
                 state |= self.average.state()
-        with self._averaged():
-            save_checkpoint(self.out / "checkpoints" / name, self.model, state, self.progress)
+        is_main = self.accelerator.is_main_process
+        state = full_tensors(state, keep=is_main)
+        weights = full_tensors(self.average.tensors if self.average else own, keep=is_main)
+        if is_main:
+            save_checkpoint(self.out / "checkpoints" / name, self.model, weights, state, self.progress)
+        self.accelerator.wait_for_everyone()
+
+    def _random_states(self) -> Tensor:
+        """Returns the state of every process's random numbers, ``[num_processes, bytes]``."""
+        own = torch.get_rng_state()[None].to(self.accelerator.device)
+        return self.accelerator.gather(own)  # type: ignore[return-value]  # a tensor gives a tensor
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -175,13 +176,14 @@ class Trainer:
             while self.progress.epoch < self.config.epochs:
                 for loss in self._epoch():
                     bar.update(shown, advance=1, loss=loss)
-                    if interruption.is_requested and self._is_between_steps():
+                    if self._is_between_steps() and is_any(self.accelerator, interruption.is_requested):
                         self.checkpoint()
                         raise KeyboardInterrupt
                 self._close_epoch()
         self.progress.is_finished = True
         self.checkpoint()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # end_training would also part the processes for good
+            tracker.finish()
         return self.progress.best_score
 
     def _epoch(self) -> Iterator[float]:
@@ -221,16 +223,18 @@ class Trainer:
     def _backward(self, batch: Sample, global_size: int) -> dict[str, float]:
         with self.accelerator.autocast():
             losses = self.task.loss(self.network, batch)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        # Processes may hold unequal shares; the weighted mean over them is the mean over the global batch.
+        share = len(batch["clip_id"]) * self.accelerator.num_processes / global_size
+        shares = torch.stack([value.detach().float() for value in losses.values()]) * share
+        values = dict(zip(losses, self.accelerator.reduce(shares, "mean").tolist(), strict=True))
         if not np.isfinite(values["total"]):
             path = self.out / "nan_batch.json"
-            write_text(path, json.dumps({"step": self.progress.step, "clip_ids": batch["clip_id"], "losses": values}))
+            clip_ids = gather_object(list(batch["clip_id"]))
+            write_text(path, json.dumps({"step": self.progress.step, "clip_ids": clip_ids, "losses": values}))
             raise UserError(
                 f"The loss became {values['total']} at step {self.progress.step}",
                 fix=f"look at the clips in {path}, or lower optimisation.learning_rate",
             )
-        # Processes may hold unequal shares; the weighted mean over them is the mean over the global batch.
-        share = len(batch["clip_id"]) * self.accelerator.num_processes / global_size
         self.accelerator.backward(losses["total"] * share / self.config.gradient_accumulation)
         return values
 
@@ -260,8 +264,8 @@ class Trainer:
             return
         if self.score is not None:
             self.model.eval()
-            with self._averaged():
-                score = self.score(self.model)
+            with self.average.swapped_into(self.model) if self.average else nullcontext():
+                score = from_main(self.score(self.model))
             if self.accelerator.is_main_process:
                 self._append({"step": self.progress.step, "epoch": self.progress.epoch, "selection_score": score})
             if score > self.progress.best_score:
@@ -269,32 +273,13 @@ class Trainer:
                 self.checkpoint("best")
         self.checkpoint()
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        return self.average.swapped_into(self.model) if self.average else contextlib.nullcontext()
-
     def _log(self, losses: dict[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
         self._append({"step": self.progress.step, "epoch": self.progress.epoch, "learning_rate": rate, **losses})
         self.accelerator.log({"learning_rate": rate, **losses}, step=self.progress.step)
 
     def _append(self, row: dict[str, float]) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / "history.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
-
-
-def _truncate_history(path: Path, step: int) -> None:
-    """Drops the rows after the checkpoint, which the resumed run writes again."""
-    if path.exists():
-        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        write_text(path, "".join(f"{row}\n" for row in rows))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")
+        append_history(self.out / "history.jsonl", row)
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from egoloom import _distributed
 from egoloom.errors import UserError
 from egoloom.training.config import OptimisationConfig
 
@@ -20,9 +21,9 @@ def open_accelerator(config: OptimisationConfig, out: Path) -> Accelerator:
     """
     options = {"mixed_precision": config.mixed_precision, "step_scheduler_with_optimizer": False}
     if not config.trackers:
-        return Accelerator(**options)
+        return _distributed.open_accelerator(**options)
     try:
-        accelerator = Accelerator(**options, log_with=list(config.trackers), project_dir=str(out))
+        accelerator = _distributed.open_accelerator(**options, log_with=list(config.trackers), project_dir=str(out))
     except ValueError as error:
         raise UserError(f"Unknown tracker: {error}", allowed="tensorboard, wandb, mlflow, aim, ...") from error
     if len(accelerator.log_with) < len(config.trackers):
