@@ -36,13 +36,13 @@ from egoloom.errors import UserError
 from egoloom.evaluation.perceptual import load_lpips
 from egoloom.evaluation.video_quality import lpips, motion_smoothness, psnr_db, ssim, temporal_flicker
 from egoloom.exo2ego.ablation import run_ablation, summarise
+from egoloom.exo2ego.autoencoder_training import train_tiny_vae
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.latents import decode_video, encode_video
 from egoloom.exo2ego.presets import generator_recipe
 from egoloom.exo2ego.samples import GeneratorSample, fill_holes
 from egoloom.exo2ego.shipped import load_generator
 from egoloom.exo2ego.tiny import TinyConfig
-from egoloom.exo2ego.training import train_tiny_vae
 from egoloom.recipes.demo.strips import write_strip
 from regression_unet import train_unet, unet_input
 

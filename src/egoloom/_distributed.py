@@ -84,6 +84,11 @@ def load_full_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict({name: sharded_like(v, own[name]) if name in own else v for name, v in weights.items()})
 
 
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
 def from_main(value: Value) -> Value:
     """Returns the main process's value on all of them."""
     return broadcast_object_list([value])[0]

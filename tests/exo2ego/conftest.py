@@ -77,7 +77,7 @@ def tiny_config() -> TinyConfig:
 
 @pytest.fixture
 def pipeline(tiny_config: TinyConfig, sample: GeneratorSample):
-    from egoloom.exo2ego.training import train_tiny_vae
+    from egoloom.exo2ego.autoencoder_training import train_tiny_vae
 
     vae = train_tiny_vae([sample.truth_TCHW, sample.exo_TCHW], tiny_config, show_progress=False)
     pipe = build_tiny_pipeline(tiny_config, vae=vae)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from egoloom.errors import UserError
+from egoloom.exo2ego.autoencoder_training import train_tiny_vae
 from egoloom.exo2ego.conditioning import ego_flow_loss
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.lora import save_lora
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
-from egoloom.exo2ego.training import _rate, generator_loss, train_generator, train_tiny_vae
+from egoloom.exo2ego.training import _rate, generator_loss, train_generator
 from egoloom.exo2ego.training_cache import cache_clips, stack_clips
 from egoloom.exo2ego.training_config import AutoencoderTraining, GeneratorTraining
 

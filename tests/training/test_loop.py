@@ -82,17 +82,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(square_store, whole, tmp_
 @pytest.mark.slow
 def test_two_processes_train_like_one(square_store, tmp_path):
     finish(start(square_store, tmp_path / "one"))
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # Not `accelerate launch --cpu --num_processes 2`: without MPI that starts one process alone.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, str(SCRIPT), str(square_store.path), str(tmp_path / "two")]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
@@ -100,9 +91,12 @@ def test_two_processes_train_like_one(square_store, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one = json.loads((tmp_path / "one" / "digest.json").read_text())
     two = json.loads((tmp_path / "two" / "digest.json").read_text())
+    assert (one.pop("num_processes"), two.pop("num_processes")) == (1, 2)
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-4), name
+    for ours, theirs in zip(history(tmp_path / "two"), history(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
 def make_trainer(store, out, **options) -> Trainer:

@@ -59,6 +59,7 @@ def main() -> None:
     trainer.fit()
     if trainer.accelerator.is_main_process:
         digest = {name: float(t.double().abs().sum()) for name, t in model.state_dict().items()}
+        digest["num_processes"] = trainer.accelerator.num_processes
         (options.out / "digest.json").write_text(json.dumps(digest))
 
 

@@ -42,14 +42,16 @@ class Train:
 
 def run_train(options: Train) -> None:
     """Trains and saves the pipeline (or its LoRA) in the run folder."""
+    from egoloom._distributed import is_main
     from egoloom.augmentation.generator_inputs import read_samples
     from egoloom.clips.files import write_text
     from egoloom.clips.media import write_video
+    from egoloom.exo2ego.autoencoder_training import train_tiny_vae
     from egoloom.exo2ego.lora import save_lora
     from egoloom.exo2ego.presets import generator_recipe
     from egoloom.exo2ego.shipped import load_generator
     from egoloom.exo2ego.tiny import build_tiny_pipeline
-    from egoloom.exo2ego.training import train_generator, train_tiny_vae
+    from egoloom.exo2ego.training import train_generator
 
     recipe = generator_recipe(options.recipe)
     changes = {"num_steps": options.steps, "max_seconds": options.max_seconds}
@@ -76,7 +78,8 @@ def run_train(options: Train) -> None:
 
         if options.sample_every:
             frames = generate(pipeline, samples[:1], GenerationConfig())[0]
-            write_video(options.out / "samples" / f"step_{step:06d}.mp4", frames.numpy(), Fraction(8))
+            if is_main():
+                write_video(options.out / "samples" / f"step_{step:06d}.mp4", frames.numpy(), Fraction(8))
             pipeline.transformer.train()
 
     options.out.mkdir(parents=True, exist_ok=True)
@@ -84,10 +87,13 @@ def run_train(options: Train) -> None:
         samples, training, pipeline, run_dir=options.out, resume=options.resume, on_checkpoint=write_sample
     )
     if training.lora_rank is None:
-        pipeline.save_pretrained(options.out / "model")
+        if is_main():
+            pipeline.save_pretrained(options.out / "model")
         written = options.out / "model"
     else:
         written = save_lora(pipeline.transformer, options.out / "lora")
+    if not is_main():
+        return
     report = {
         "recipe": options.recipe,
         "num_clips": result.num_clips,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from egoloom.exo2ego.autoencoder_training import train_tiny_vae
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
-from egoloom.exo2ego.training import train_generator, train_tiny_vae
+from egoloom.exo2ego.training import train_generator
 from egoloom.exo2ego.training_config import GeneratorTraining
 
 # Mean angular error of the reference's ego rays against the true lens (docs/exo2ego.md).

@@ -15,6 +15,7 @@ from diffusers import WanTransformer3DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from egoloom._distributed import full_tensors, is_main
 from egoloom.errors import UserError
 
 # Targets of the published EgoX weights: both attentions of every block, not the added image projections.
@@ -220,16 +221,21 @@ def lora_state(transformer: WanTransformer3DModel, adapter_name: str = "default"
     """Returns a trained LoRA under the published naming, ``transformer.blocks...lora_A.weight``."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
-    return {f"transformer.{key}": value.detach().contiguous() for key, value in state.items()}
+    state = full_tensors(get_peft_model_state_dict(transformer, adapter_name=adapter_name), keep=True)
+    return {f"transformer.{key}": value.contiguous() for key, value in state.items()}
 
 
 def save_lora(transformer: WanTransformer3DModel, folder: str | Path, adapter_name: str = "default") -> Path:
-    """Writes a LoRA under the published file and key names and returns its path; atomic."""
+    """Writes a LoRA under the published file and key names and returns its path; atomic.
+
+    All processes must call it: each holds a part of sharded weights, and the main one writes.
+    """
+    state = lora_state(transformer, adapter_name)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "pytorch_lora_weights.safetensors"
-    part = path.with_suffix(".part")
-    save_file(lora_state(transformer, adapter_name), part)
-    part.replace(path)
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        save_file(state, part)
+        part.replace(path)
     return path

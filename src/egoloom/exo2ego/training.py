@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from egoloom._distributed import from_main, open_accelerator
 from egoloom.errors import UserError
 from egoloom.exo2ego.attention import ActiveGuidance
-from egoloom.exo2ego.codec import PatchAutoencoder
 from egoloom.exo2ego.conditioning import join_views, noised_canvas, transformer_input
 from egoloom.exo2ego.latents import decode_pixels
 from egoloom.exo2ego.lora import REFERENCE_TARGETS
 from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.prediction import clean_ego
+from egoloom.exo2ego.progress import training_progress
 from egoloom.exo2ego.samples import GeneratorSample
-from egoloom.exo2ego.tiny import TinyConfig, build_tiny_vae
 from egoloom.exo2ego.training_cache import CachedClip, ClipBatches, cache_clips
-from egoloom.exo2ego.training_config import AutoencoderTraining, GeneratorTraining
+from egoloom.exo2ego.training_config import GeneratorTraining
 from egoloom.exo2ego.training_state import MovingAverage, TrainingState, load_state, save_state
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -55,9 +54,16 @@ class TrainingResult:
 
 
 def generator_loss(
-    pipeline: EgoXPipeline, batch: CachedClip, config: GeneratorTraining, generator: torch.Generator, model: Any = None
+    pipeline: EgoXPipeline,
+    batch: CachedClip,
+    config: GeneratorTraining,
+    generator: torch.Generator,
+    model: Any = None,
+    process: tuple[int, int] = (0, 1),
 ) -> torch.Tensor:
-    """Returns the loss of one batch; all randomness comes from ``generator``.
+    """Returns the loss of one batch, or of one process's share; all randomness comes from ``generator``.
+
+    All processes draw for the whole batch, so that the numbers do not depend on how many share it.
 
     With velocity prediction this is exactly :func:`egoloom.exo2ego.conditioning.ego_flow_loss`; the two other
     predictions compare clean latents, which is the same error without its division by the noise level.
@@ -68,13 +74,17 @@ def generator_loss(
     index = (uniform ** (1.0 / config.noise_bias) * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
     sigma = ((index + 1).float() / NUM_TRAIN_TIMESTEPS).to(device)
     noise = torch.randn(batch.truth.shape, generator=generator).to(batch.truth)
+    clean_exo = bool(pipeline.config["clean_exo"])
+    exo_noise = batch.exo if clean_exo else torch.randn(batch.exo.shape, generator=generator).to(batch.exo)
+    dropped = (torch.rand(size, generator=generator) < config.caption_dropout).to(device)
+    if process[1] > 1:
+        own = slice(process[0], None, process[1])
+        batch, sigma, noise, exo_noise, dropped = batch.take(own), sigma[own], noise[own], exo_noise[own], dropped[own]
     canvas = noised_canvas(batch.exo, batch.truth, noise, sigma)
-    if not pipeline.config["clean_exo"]:
-        exo_noise = torch.randn(batch.exo.shape, generator=generator).to(batch.exo)
+    if not clean_exo:
         level = sigma.view(-1, 1, 1, 1, 1)
         canvas = join_views((1 - level) * batch.exo + level * exo_noise, canvas[..., batch.layout.exo_width :])
-    dropped = torch.rand(size, generator=generator) < config.caption_dropout
-    text = torch.where(dropped.view(-1, 1, 1).to(device), torch.zeros_like(batch.text), batch.text)
+    text = torch.where(dropped.view(-1, 1, 1), torch.zeros_like(batch.text), batch.text)
     guidance = None
     scale = float(pipeline.guidance.config["scale_training"])
     if config.geometry and batch.tables is not None and scale != 0:
@@ -129,24 +139,25 @@ def train_generator(
     Raises:
         UserError: If a clip cannot be used, or the loss becomes NaN or infinite.
     """
-    from accelerate import Accelerator
-
     # accelerate keeps the precision of a process's first run for all later ones, so bfloat16, which needs no scaling of
     # gradients, is asked of torch itself.
     precision = "fp16" if config.mixed_precision == "fp16" else None
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    accelerator = open_accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     is_bf16 = config.mixed_precision == "bf16"
-    generator = torch.Generator().manual_seed(config.seed + accelerator.process_index)
+    generator = torch.Generator().manual_seed(config.seed)
     cached = [clip for clip in samples if isinstance(clip, CachedClip)]
     if not cached:
         windows, keep = config.window_frames, config.pixels is not None
         cached = cache_clips(pipeline, samples, window_frames=windows, keep_frames=keep)  # type: ignore[arg-type]
     parameters = _trainable_parameters(pipeline, config)
+    _check_processes(accelerator, parameters, config)
     if config.gradient_checkpointing:
         pipeline.transformer.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=config.weight_decay
     )
+    model, wrapped = accelerator.prepare(pipeline.transformer, optimizer)
+    parameters = _named_parameters(pipeline)  # FSDP has put its parts in their place
     average = MovingAverage(parameters, config.ema_decay)
     state = TrainingState(parameters, optimizer, average, generator)
     folder = None if run_dir is None else Path(run_dir) / "checkpoints" / "last"
@@ -154,25 +165,28 @@ def train_generator(
         if not resume:
             raise UserError(f"{folder} holds a run already", fix="choose another folder, or leave out --no-resume")
         load_state(state, folder, config)
-    model, wrapped = accelerator.prepare(pipeline.transformer, optimizer)
     result = TrainingResult(state.losses, 0.0, sum(p.numel() for p in parameters.values()), len(cached))
-    batches = ClipBatches(cached, config.batch_size, generator)
+    process = (accelerator.process_index, accelerator.num_processes)
+    batches = ClipBatches(cached, config.batch_size * accelerator.num_processes, generator)
     pipeline.transformer.train()
     started = time.monotonic()
-    with _progress(show_progress and accelerator.is_main_process) as progress:
+    with training_progress(show_progress and accelerator.is_main_process) as progress:
         bar = progress.add_task("training", total=config.num_steps, completed=state.step, loss=math.nan)
         while state.step < config.num_steps:
             elapsed = time.monotonic() - started
-            if config.max_seconds is not None and elapsed >= config.max_seconds:
-                break
+            if config.max_seconds is not None:
+                elapsed = from_main(elapsed)  # or processes would stop at different steps
+                if elapsed >= config.max_seconds:
+                    break
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate(config, state.step, elapsed)
             batch = _to_device(batches.draw(), accelerator.device)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=is_bf16):
-                loss = generator_loss(pipeline, batch, config, generator, model)
-            if not math.isfinite(float(loss.detach())):
+                loss = generator_loss(pipeline, batch, config, generator, model, process)
+            value = float(accelerator.reduce(loss.detach().float(), "mean"))  # type: ignore[arg-type]
+            if not math.isfinite(value):
                 raise UserError(
-                    f"The training loss became {float(loss.detach())} at step {state.step + 1}",
+                    f"The training loss became {value} at step {state.step + 1}",
                     fix="lower the learning rate; the last checkpoint is intact",
                 )
             accelerator.backward(loss)
@@ -181,13 +195,13 @@ def train_generator(
             wrapped.zero_grad(set_to_none=True)
             average.update(parameters)
             state.step += 1
-            state.losses.append(float(loss.detach()))
+            state.losses.append(value)
             progress.update(bar, completed=state.step, loss=result.mean_loss(20))
             if on_step is not None:
                 on_step(state.step, state.losses[-1])
             if folder is not None and (state.step % config.checkpoint_every == 0 or state.step == config.num_steps):
-                if accelerator.is_main_process:
-                    save_state(state, folder, config)
+                save_state(state, folder, config)
+                accelerator.wait_for_everyone()
                 if on_checkpoint is not None:
                     on_checkpoint(state.step)
     average.copy_to(parameters)
@@ -195,6 +209,17 @@ def train_generator(
     pipeline.transformer.requires_grad_(False)
     result.seconds = time.monotonic() - started
     return result
+
+
+def _check_processes(accelerator: Any, parameters: dict[str, torch.nn.Parameter], config: GeneratorTraining) -> None:
+    if accelerator.num_processes > 1 and any(name.startswith("guidance.") for name in parameters):
+        raise UserError(
+            "Geometry mode vmf has weights outside the transformer, which processes would not share",
+            allowed="blocks, cached, dense, flex with several processes",
+            fix="train mode vmf with one process",
+        )
+    if accelerator.is_fsdp2 and config.lora_rank is None:
+        raise UserError("FSDP trains a LoRA only, not all weights", fix="set lora_rank, or leave FSDP out")
 
 
 def _trainable_parameters(pipeline: EgoXPipeline, config: GeneratorTraining) -> dict[str, torch.nn.Parameter]:
@@ -218,6 +243,11 @@ def _trainable_parameters(pipeline: EgoXPipeline, config: GeneratorTraining) -> 
                 )
         for name, parameter in transformer.named_parameters():
             parameter.requires_grad_("lora_" in name)
+    return _named_parameters(pipeline)
+
+
+def _named_parameters(pipeline: EgoXPipeline) -> dict[str, torch.nn.Parameter]:
+    transformer = pipeline.transformer
     named = {f"transformer.{name}": value for name, value in transformer.named_parameters() if value.requires_grad}
     named |= {f"guidance.{name}": value for name, value in pipeline.guidance.named_parameters() if value.requires_grad}
     return named
@@ -244,98 +274,3 @@ def _to_device(batch: CachedClip, device: torch.device) -> CachedClip:
     optional = {name: getattr(batch, name) for name in ("image", "frames", "wearer")}
     moved |= {name: value.to(device) for name, value in optional.items() if value is not None}
     return replace(batch, tables=tables, **moved)
-
-
-def _progress(visible: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-        disable=not visible,
-    )
-
-
-# --- autoencoder ------------------------------------------------------------------------------------------------
-
-
-def train_tiny_vae(
-    videos: Sequence[torch.Tensor],
-    tiny: TinyConfig | None = None,
-    config: AutoencoderTraining | None = None,
-    *,
-    show_progress: bool = True,
-) -> Any:
-    """Returns a fitted autoencoder for the tiny generator, with its latent statistics in the configuration.
-
-    Args:
-        videos: RGB ``uint8`` clips ``[T, 3, H, W]``, exo and ego alike.
-        tiny: Kind and sizes of the latents; linear latents are fitted in closed form within seconds.
-        config: Training of the ``wan`` kind.
-        show_progress: Shows a bar.
-    """
-    tiny, config = tiny or TinyConfig(), config or AutoencoderTraining()
-    if not videos:
-        raise UserError("There is no video to fit the autoencoder to")
-    with torch.random.fork_rng([]):
-        torch.manual_seed(config.seed)
-        vae = build_tiny_vae(tiny)
-    fitted = [_as_signed(video, tiny.time_stride) for video in videos]
-    if isinstance(vae, PatchAutoencoder):
-        vae.fit(fitted, seed=config.seed)
-        return vae.eval()
-    _train_wan_vae(vae, fitted, config, show_progress)
-    _store_statistics(vae, fitted)
-    return vae.eval().requires_grad_(False)
-
-
-def _as_signed(video_TCHW: torch.Tensor, time_stride: int) -> torch.Tensor:
-    """``[3, T, H, W]`` in [-1, 1], cut to a length that can be coded."""
-    frames = 1 + (len(video_TCHW) - 1) // time_stride * time_stride
-    return video_TCHW[:frames].float().div(127.5).sub(1).transpose(0, 1)
-
-
-def _train_wan_vae(vae: Any, videos: list[torch.Tensor], config: AutoencoderTraining, show_progress: bool) -> None:
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    started = time.monotonic()
-    with _progress(show_progress) as progress:
-        bar = progress.add_task("autoencoder", total=config.num_steps, loss=math.nan)
-        for step in range(config.num_steps):
-            elapsed = time.monotonic() - started
-            if config.max_seconds is not None and elapsed >= config.max_seconds:
-                break
-            done = max(step / config.num_steps, elapsed / config.max_seconds if config.max_seconds else 0.0)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * done))
-            batch = torch.stack([_random_crop(videos, config, generator) for _ in range(config.batch_size)])
-            posterior = vae.encode(batch).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
-            decoded = vae.decode(posterior.mean + posterior.std * noise, return_dict=False)[0]
-            loss = (decoded - batch).abs().mean() + config.kl_weight * posterior.kl().mean()
-            if not math.isfinite(float(loss.detach())):
-                raise UserError(f"The autoencoder's loss became {float(loss.detach())} at step {step + 1}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-            optimizer.step()
-            progress.update(bar, advance=1, loss=float(loss.detach()))
-
-
-def _random_crop(videos: list[torch.Tensor], config: AutoencoderTraining, generator: torch.Generator) -> torch.Tensor:
-    def below(limit: int) -> int:
-        return int(torch.randint(max(1, limit), (1,), generator=generator))
-
-    video = videos[below(len(videos))]
-    frames, side = min(config.num_frames, video.shape[1]), min(config.crop_px, *video.shape[2:])
-    start = below(video.shape[1] - frames + 1)
-    top, left = below(video.shape[2] - side + 1), below(video.shape[3] - side + 1)
-    return video[:, start : start + frames, top : top + side, left : left + side]
-
-
-@torch.no_grad()
-def _store_statistics(vae: Any, videos: list[torch.Tensor], limit: int = 32) -> None:
-    latents = [vae.encode(video[None]).latent_dist.mode().transpose(0, 1).flatten(1) for video in videos[:limit]]
-    values = torch.cat(latents, dim=1)
-    vae.register_to_config(latents_mean=values.mean(1).tolist(), latents_std=values.std(1).clamp_min(1e-4).tolist())

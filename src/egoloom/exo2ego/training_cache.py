@@ -48,6 +48,15 @@ class CachedClip:
         """Clips of one bucket can share a batch."""
         return self.layout, self.tables is not None
 
+    def take(self, rows: slice) -> "CachedClip":
+        """Returns some clips of a batch."""
+        names = ("exo", "prior", "truth", "given", "text", "image", "frames", "wearer")
+        parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        tables = self.tables
+        if tables is not None:
+            tables = DirectionTables(tables.rays_BFPC[rows], tables.directions_BFKC[rows])
+        return replace(self, tables=tables, **{name: value[rows] for name, value in parts.items()})
+
 
 def cache_clips(
     pipeline: EgoXPipeline,

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from egoloom._distributed import full_tensors, is_main, sharded_like
 from egoloom.errors import UserError
 from egoloom.exo2ego.training_config import GeneratorTraining
 
@@ -72,16 +73,22 @@ def _recipe(config: GeneratorTraining) -> dict[str, object]:
 
 
 def save_state(state: TrainingState, folder: Path, config: GeneratorTraining) -> None:
-    """Writes a checkpoint folder; an interruption leaves the old or the new one, never a mixture."""
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """Writes a checkpoint folder; an interruption leaves the old or the new one, never a mixture.
+
+    All processes must call it: each holds a part of sharded weights, and the main one writes.
+    """
     tensors = {f"weights/{name}": value.detach() for name, value in state.parameters.items()}
     tensors |= {f"average/{name}": value for name, value in state.average.values.items()}
     for name, parameter in state.parameters.items():
         for key, value in state.optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
     tensors["generator"] = state.generator.get_state()
+    tensors = full_tensors(tensors, keep=is_main())
+    if not is_main():
+        return
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     save_file({key: value.contiguous() for key, value in tensors.items()}, part / "state.safetensors")
     summary = {"step": state.step, "num_updates": state.average.num_updates, "losses": state.losses}
     (part / "state.json").write_text(json.dumps({**summary, "recipe": _recipe(config)}))
@@ -114,11 +121,17 @@ def load_state(state: TrainingState, folder: Path, config: GeneratorTraining) ->
     if names != state.parameters.keys():
         raise UserError(f"The checkpoint in {folder} is of another model", fix="choose another folder")
     for name, parameter in state.parameters.items():
-        parameter.copy_(tensors[f"weights/{name}"])
+        parameter.copy_(sharded_like(tensors[f"weights/{name}"], parameter))
         if name in state.average.values:
-            state.average.values[name].copy_(tensors[f"average/{name}"])
-        moments = {key: tensors.get(f"optimizer/{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-        state.optimizer.state[parameter] = {key: value for key, value in moments.items() if value is not None}
+            state.average.values[name].copy_(sharded_like(tensors[f"average/{name}"], parameter))
+        moments = {key: tensors.get(f"optimizer/{key}/{name}") for key in ("exp_avg", "exp_avg_sq")}
+        state.optimizer.state[parameter] = {
+            key: sharded_like(value, parameter).to(parameter.device)
+            for key, value in moments.items()
+            if value is not None
+        }
+        if f"optimizer/step/{name}" in tensors:
+            state.optimizer.state[parameter]["step"] = tensors[f"optimizer/step/{name}"]
     state.generator.set_state(tensors["generator"])
     state.average.num_updates, state.step = summary["num_updates"], summary["step"]
     state.losses[:] = summary["losses"]

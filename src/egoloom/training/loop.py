@@ -122,10 +122,12 @@ class Trainer:
         weights = {name.removeprefix("weights/"): t for name, t in state.items() if name.startswith("weights/")}
         load_full_weights(self.model, weights)
         restore_optimizer(self.optimizer, state)
+        self._set_rates(self.progress.step)  # which the history shows until the next step
         if self.average:
             self.average.restore(state)
         random_states = state["random_state"].reshape(-1, len(torch.get_rng_state()))
-        torch.set_rng_state(random_states[self.accelerator.process_index % len(random_states)])
+        own = random_states[self.accelerator.process_index % len(random_states)]
+        torch.set_rng_state(own.clone())  # a view crashes it
         if self.accelerator.is_main_process:
             truncate_history(self.out / "history.jsonl", self.progress.step)
         return True
@@ -239,9 +241,18 @@ class Trainer:
         return values
 
     def _step(self) -> None:
+        self._set_rates(self.progress.step + 1)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        if self.average:
+            self.average.update(self.model)
+
+    def _set_rates(self, step: int) -> None:
         config = self.config
         rate = learning_rate(
-            self.progress.step + 1,
+            step,
             base=config.learning_rate,
             num_steps=self.num_steps + 1,
             num_warmup_steps=round(config.warmup_fraction * self.num_steps),
@@ -249,12 +260,6 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]
-        self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.progress.step += 1
-        if self.average:
-            self.average.update(self.model)
 
     def _close_epoch(self) -> None:
         self.progress.epoch += 1
