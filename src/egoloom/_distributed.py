@@ -98,4 +98,5 @@ def is_any(accelerator: Accelerator, flag: bool) -> bool:
     """Whether the flag is up on some process."""
     if accelerator.num_processes == 1:
         return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+    count: Any = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
+    return bool(count > 0)

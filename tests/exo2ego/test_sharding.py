@@ -25,6 +25,10 @@ def losses(out: Path) -> list[float]:
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
+        # An empty caption is one key, which every query and key attends to alike: their gradient is rounding alone,
+        # and Adam makes steps of any size from it.
+        if "attn2.to_q" in name or "attn2.to_k" in name:
+            continue
         torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: n + m)
 
 

@@ -228,7 +228,8 @@ class Trainer:
         # Processes may hold unequal shares; the weighted mean over them is the mean over the global batch.
         share = len(batch["clip_id"]) * self.accelerator.num_processes / global_size
         shares = torch.stack([value.detach().float() for value in losses.values()]) * share
-        values = dict(zip(losses, self.accelerator.reduce(shares, "mean").tolist(), strict=True))
+        means: Any = self.accelerator.reduce(shares, "mean")
+        values = dict(zip(losses, means.tolist(), strict=True))
         if not np.isfinite(values["total"]):
             path = self.out / "nan_batch.json"
             clip_ids = gather_object(list(batch["clip_id"]))
