@@ -71,7 +71,8 @@ def test_a_sharded_run_resumes_exactly(runs):
 
 
 @pytest.mark.slow
-def test_all_weights_under_fsdp_are_refused_before_anything_is_written(runs):
+def test_all_weights_and_vmf_are_refused_before_anything_is_written(runs):
     for rank in range(2):
         assert "FSDP trains a LoRA only" in (runs / f"refused_{rank}.txt").read_text()
+        assert "vmf has weights outside the transformer" in (runs / f"vmf_{rank}.txt").read_text()
     assert not (runs / "refused").exists()

@@ -63,10 +63,16 @@ def main(out: Path) -> None:
         train(out / "broken", 1, on_checkpoint=crash)
     except KeyboardInterrupt:
         train(out / "broken", 1)
+    rank = torch.distributed.get_rank()
     try:
         train(out / "refused", 1, lora_rank=None)
     except UserError as error:
-        (out / f"refused_{torch.distributed.get_rank()}.txt").write_text(str(error))
+        (out / f"refused_{rank}.txt").write_text(str(error))
+    samples, pipeline = build(TINY.model_copy(update={"geometry_mode": "vmf"}))
+    try:
+        train_generator(samples, GeneratorTraining(**SETTINGS), pipeline, run_dir=out / "refused", show_progress=False)
+    except UserError as error:
+        (out / f"vmf_{rank}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":
