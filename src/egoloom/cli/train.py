@@ -49,9 +49,12 @@ def run(verb: str, arguments: list[str]) -> None:
     parsed = parse(verb, base, rest)
     if verb == "distill" and not (parsed.config.distillation and parsed.config.distillation.teachers):
         raise UserError("Distilling needs teachers", fix="give --distillation.teachers RUN [RUN ...]")
+    from egoloom._distributed import is_main
     from egoloom.recipes.recognition import train_recogniser
 
     metrics = train_recogniser(parsed.config, parsed.out, resume=parsed.resume, label=verb)
+    if not is_main():
+        return
     if parsed.json:
         print(json.dumps(metrics))
         return
