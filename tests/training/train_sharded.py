@@ -30,13 +30,13 @@ class Crash(Exception):
 
 
 class CrashingTask(LabelTask):
-    """Dies in the fifth batch, in the middle of the run's first epoch."""
+    """Dies in the sixth batch: in mid-epoch, with one batch accumulated and logged since the last checkpoint."""
 
     num_batches = 0
 
     def loss(self, model, batch):
         self.num_batches += 1
-        if self.num_batches == 5:
+        if self.num_batches == 6:
             raise Crash
         return super().loss(model, batch)
 

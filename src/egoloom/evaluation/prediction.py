@@ -79,7 +79,7 @@ class Predictions:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # sharded weights gathered in inference mode could not be trained afterwards
 def predict_clips(
     model: Recogniser, dataset: ClipDataset, *, batch_size: int = 32, process: tuple[int, int] = (0, 1), label: str = ""
 ) -> Predictions:

@@ -13,15 +13,25 @@ def append_history(path: Path, row: dict[str, float]) -> None:
         handle.write(json.dumps(row) + "\n")
 
 
-def truncate_history(path: Path, step: int) -> None:
-    """Drops the rows after the checkpoint, which the resumed run writes again."""
-    if path.exists():
-        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        write_text(path, "".join(f"{row}\n" for row in rows))
+def truncate_history(path: Path, num_batches: int, epoch: int) -> None:
+    """Drops the rows after a checkpoint, which the resumed run writes again.
 
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")
+    Args:
+        path: The history; it may be missing, and a killed run may have cut its last row.
+        num_batches: Batches that the checkpoint has seen.
+        epoch: Epochs that it has closed; later judgements of the selection split go.
+    """
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        is_batch = "learning_rate" in row
+        if (is_batch and num_batches == 0) or row["epoch"] > epoch:
+            break
+        num_batches -= is_batch
+        kept.append(f"{line}\n")
+    write_text(path, "".join(kept))

@@ -111,6 +111,9 @@ class Trainer:
         shown = len(self.dataset) if epoch < self.generated_epochs or not self.recorded else self.recorded
         return epoch_batches(shown, epoch, self.config)
 
+    def _num_seen(self) -> int:
+        return sum(self.num_batches[: self.progress.epoch]) + self.progress.batch
+
     # -- resume -----------------------------------------------------------------------------------------------
 
     def resume(self) -> bool:
@@ -129,7 +132,7 @@ class Trainer:
         own = random_states[self.accelerator.process_index % len(random_states)]
         torch.set_rng_state(own.clone())  # a view crashes it
         if self.accelerator.is_main_process:
-            truncate_history(self.out / "history.jsonl", self.progress.step)
+            truncate_history(self.out / "history.jsonl", self._num_seen(), self.progress.epoch)
         return True
 
     def checkpoint(self, name: str = "last") -> None:
@@ -174,7 +177,7 @@ class Trainer:
         )
         with bar, deferred_interrupts() as interruption:
             shown = bar.add_task(self.label, total=sum(self.num_batches), loss=float("nan"))
-            bar.update(shown, completed=sum(self.num_batches[: self.progress.epoch]) + self.progress.batch)
+            bar.update(shown, completed=self._num_seen())
             while self.progress.epoch < self.config.epochs:
                 for loss in self._epoch():
                     bar.update(shown, advance=1, loss=loss)
