@@ -178,7 +178,7 @@ class ClipDataset(Dataset[Sample]):
     ) -> Any:
         reader, clip, view = self._readers[str(entry.store.path)], entry.clip, self.view
         if modality is Modality.RGB:
-            frames = plan.rgb(reader.rgb(clip.video_id, times_s))
+            frames = plan.rgb_of_region(reader.rgb(clip.video_id, times_s, plan.region))
             return colours.rgb(frames) if colours != ColourPlan() else frames
         if modality is Modality.FLOW:
             return plan.flow(reader.flow(clip.video_id, times_s))

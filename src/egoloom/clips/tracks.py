@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from egoloom.clips.media import VideoReader, read_arrays, read_table
-from egoloom.clips.media.frame_cache import FrameCacheReader, cache_path, index_path
+from egoloom.clips.media.frame_cache import FrameCacheReader, Region, cache_path, index_path
 from egoloom.clips.schema import Modality
 from egoloom.clips.store import ClipStore
 
@@ -40,14 +40,16 @@ class TrackReader:
         """Leaves open shards behind: a worker process opens its own."""
         return {**self.__dict__, "_shards": OrderedDict()}
 
-    def rgb(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
-        """Returns the RGB frames shown at these seconds, uint8 ``[T, 3, H, W]``.
+    def rgb(self, video_id: str, times_s: np.ndarray, region: Region | None = None) -> np.ndarray:
+        """Returns the RGB frames shown at these seconds, or a region of them, uint8 ``[T, 3, H, W]``.
 
-        A video of which the store has JPEG shards (``egoloom modalities frame-cache``) is read from them.
+        A video of which the store has JPEG shards (``egoloom modalities frame-cache``) is read from them, and only
+        what the region touches is decoded.
         """
         if shard := self._shard(video_id):
-            return shard.frames_at(times_s)
-        return self._frames(Modality.RGB, video_id, times_s)
+            return shard.frames_at(times_s, region)
+        rows, columns = region or (slice(None), slice(None))
+        return self._frames(Modality.RGB, video_id, times_s)[:, :, rows, columns]
 
     def flow(self, video_id: str, times_s: np.ndarray) -> np.ndarray:
         """Returns the stored grey flow at these seconds, uint8 ``[T, 2, H, W]``: planes u and v, 128 is no motion."""

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from egoloom.clips.media.encoding import FLOW_ZERO
+from egoloom.clips.media.frame_cache import Region
 
 
 class ViewConfig(BaseModel):
@@ -77,9 +78,18 @@ class SpatialPlan:
         left, top = round((width - short) * position), round((height - short) * position)
         return cls(left, top, short, config.size_px)
 
+    @property
+    def region(self) -> Region:
+        """Rows and columns of the stored frame that the view looks at."""
+        return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
+
     def rgb(self, frames_TCHW: np.ndarray) -> np.ndarray:
         """Crops and resizes RGB frames: uint8 ``[T, 3, H, W]`` to ``[T, 3, size, size]``."""
-        return self._resize(frames_TCHW)
+        return self.rgb_of_region(frames_TCHW[:, :, *self.region])
+
+    def rgb_of_region(self, cropped_TCHW: np.ndarray) -> np.ndarray:
+        """Resizes RGB frames of which only the region was read: uint8 ``[T, 3, side, side]``, then as ``rgb``."""
+        return self._resize(cropped_TCHW)
 
     def flow(self, grey_T2HW: np.ndarray) -> np.ndarray:
         """Crops and resizes flow and keeps it true: a zoom lengthens the vectors, a flip negates u.
@@ -90,7 +100,7 @@ class SpatialPlan:
         Returns:
             uint8 ``[T, 3, size, size]`` with the planes (u, v, 0), the layout that flow networks expect.
         """
-        planes = self._resize(grey_T2HW).astype(np.float32) - FLOW_ZERO
+        planes = self._resize(grey_T2HW[:, :, *self.region]).astype(np.float32) - FLOW_ZERO
         planes *= self.zoom
         if self.flip:
             planes[:, 0] *= -1.0
@@ -105,8 +115,7 @@ class SpatialPlan:
             moved = np.stack([1 - moved[..., 2], moved[..., 1], 1 - moved[..., 0], moved[..., 3]], axis=-1)
         return np.clip(moved, 0.0, 1.0).astype(np.float32)
 
-    def _resize(self, frames: np.ndarray) -> np.ndarray:
-        cropped = frames[:, :, self.top : self.top + self.side, self.left : self.left + self.side]
+    def _resize(self, cropped: np.ndarray) -> np.ndarray:
         size = (self.size_px, self.size_px)
         # Area averaging avoids aliasing when shrinking; it degenerates to nearest neighbour when enlarging.
         how = cv2.INTER_AREA if self.side >= self.size_px else cv2.INTER_LINEAR

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from egoloom._parallel import Failure, check_failures, map_unordered
 from egoloom.clips import ClipStore, Modality, Video
 from egoloom.clips.media import VideoReader
-from egoloom.clips.media.frame_cache import JPEG_QUALITY, cache_path, index_path, write_frame_cache
+from egoloom.clips.media.frame_cache import JPEG_QUALITY, cache_path, is_current, write_frame_cache
 from egoloom.modalities.base import ModalityReport
 from egoloom.modalities.flow import frames_of
 
@@ -42,13 +42,13 @@ def compute(
     recompute: bool = False,
     max_failed_share: float = 0.1,
 ) -> ModalityReport:
-    """Writes a shard for every video that has none.
+    """Writes a shard for every video that has none, or one of an older format.
 
     Raises:
         UserError: If too many videos cannot be read.
     """
     task = _CacheTask(store.path, dict(store.videos), config)
-    todo = [v for v in store.videos if recompute or not index_path(cache_path(store.path, v)).is_file()]
+    todo = [v for v in store.videos if recompute or not is_current(cache_path(store.path, v))]
     failures: list[Failure] = []
     num_skipped = len(store.videos) - len(todo)
     outcomes = map_unordered(task, todo, num_workers=num_workers, description="frame cache", progress=progress)
