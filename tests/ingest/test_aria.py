@@ -1,8 +1,9 @@
-"""Real Aria recordings, where projectaria-tools is installed."""
+"""Synthetic and real Aria recordings, where projectaria-tools is installed."""
 
 import numpy as np
 import pytest
 import torch
+from aria_files import ACCELERATION, AUDIO_HZ, INTRINSICS, OFFSET_M, ROTATION, SIDE_PX, TONE_HZ, write_recording
 
 from egoloom.cameras import camera_from_dict
 from egoloom.clips import Modality
@@ -24,6 +25,79 @@ def test_without_the_extra_the_error_names_it(tmp_path, quiet, monkeypatch):
 def test_reference_mode_is_refused(tmp_path, quiet):
     with pytest.raises(UserError, match="cannot be referenced"):
         aria.ingest(tmp_path, tmp_path / "store", options=quiet.model_copy(update={"mode": "reference"}))
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory, quiet):
+    pytest.importorskip("projectaria_tools", reason="projectaria-tools is not installed (extra aria)")
+    root = tmp_path_factory.mktemp("aria_synthetic")
+    (root / "day_1").mkdir()
+    write_recording(root / "day_1" / "walk.vrs")
+    return aria.ingest(root, root / "store", participant_id="P01", options=quiet)
+
+
+def test_synthetic_recording_stands_upright(synthetic):
+    (video,) = synthetic.videos.values()
+    assert (video.width, video.height, float(video.fps), video.num_frames) == (256, 256, 20, 4)
+    (clip,) = synthetic.clips
+    assert clip.participant_id == "P01"
+    assert clip.present == {Modality.RGB, Modality.AUDIO, Modality.IMU}
+    assert synthetic.validate(decode=True) == []
+    with VideoReader(synthetic.media_path(Modality.RGB, video.video_id)) as reader:
+        frame = reader.all_frames()[-1]
+    # A quarter turn clockwise: the red upper left comes to the upper right, the green upper right to the lower right.
+    for (y, x), channel in {(64, 192): 0, (192, 192): 1, (64, 64): 2, (192, 64): 2}.items():
+        assert frame[:, y, x].argmax() == channel, (y, x)
+        assert frame[channel, y, x] > 180
+
+
+def test_synthetic_imus_are_in_axes_of_the_upright_camera(synthetic):
+    """Turned clockwise, what was right is down and what was down is left; the left IMU is mounted half a turn off."""
+    (video_id,) = synthetic.videos
+    for path in (synthetic.media_path(Modality.IMU, video_id), synthetic.path / f"media/imu_left/{video_id}.parquet"):
+        table = read_table(path)
+        means = [np.mean(table[name]) for name in ("ax", "ay", "az", "gx", "gy", "gz")]
+        expected = [vector for x, y, z in (ACCELERATION, ROTATION) for vector in (-y, x, z)]
+        np.testing.assert_allclose(means, expected, atol=1e-5)
+        assert table["time_s"][0] == pytest.approx(-0.02, abs=1e-6)  # the IMUs start before the camera
+        np.testing.assert_allclose(np.diff(table["time_s"]), np.diff(table["time_s"]).mean(), rtol=1e-3)
+
+
+def test_synthetic_sound_starts_with_the_video(synthetic):
+    (video_id,) = synthetic.videos
+    seconds = np.arange(AUDIO_HZ // 10) / AUDIO_HZ
+    tone = np.sin(2 * np.pi * TONE_HZ * seconds)
+    channels = read_table(synthetic.path / f"media/microphones/{video_id}.parquet")
+    assert len(channels) == 7
+    for number, samples in enumerate(channels.values()):
+        np.testing.assert_allclose(samples[: len(tone)] / 32767, tone * (number + 1) / 10, atol=2e-3)
+    mono = read_audio(synthetic.media_path(Modality.AUDIO, video_id), rate_hz=16_000)
+    assert mono is not None
+    np.testing.assert_allclose(mono[160:1440], 0.4 * tone[::3][160:1440], atol=0.01)  # the mean of 0.1 .. 0.7
+
+
+def test_synthetic_calibration_is_that_of_the_stored_frame(synthetic):
+    """On the optical axis a point falls onto the principal point: cropped, halved, turned and scaled by hand."""
+    (video_id,) = synthetic.videos
+    entry = synthetic.load_calibration(video_id)
+    T_device_camera = torch.tensor(entry["T_device_camera"], dtype=torch.float64)
+    in_device = torch.tensor([*OFFSET_M, 1.0], dtype=torch.float64) + torch.tensor([0.0, 0.0, 2.0, 0.0])
+    in_camera = torch.linalg.inv(T_device_camera) @ in_device
+    pixel = camera_from_dict(entry).project(in_camera[None, :3])[0][0].numpy()
+    u, v = ((side - 32 + 0.5) / 2 - 0.5 for side in INTRINSICS[1:3])
+    turned = np.array([SIDE_PX - 1 - v, u])
+    np.testing.assert_allclose(pixel, (turned + 0.5) * 256 / SIDE_PX - 0.5, atol=0.1)
+
+
+def test_a_truncated_recording_is_listed_and_the_others_come_in(tmp_path, quiet):
+    pytest.importorskip("projectaria_tools")
+    for name in ("a", "b", "c"):
+        write_recording(tmp_path / f"{name}.vrs")
+    whole = (tmp_path / "b.vrs").read_bytes()
+    (tmp_path / "b.vrs").write_bytes(whole[:60])
+    store = aria.ingest(tmp_path, tmp_path / "store", options=quiet.model_copy(update={"max_failed_share": 0.5}))
+    assert sorted(store.videos) == ["a", "c"]
+    assert store.validate(decode=True) == []
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +180,6 @@ def test_sound_and_microphones(store):
         assert reader.all_frames()[0].mean() > 30
 
 
-@pytest.mark.real_data
 def test_what_is_no_vrs(tmp_path, quiet):
     pytest.importorskip("projectaria_tools")
     (tmp_path / "a.vrs").write_bytes(b"not vrs" * 100)
