@@ -70,7 +70,7 @@ def test_whole_frames_are_those_of_an_ordinary_jpeg(tmp_path, size):
     reader = FrameCacheReader(tmp_path / "v.jpegs")
     reader._decoder = None
     ordinary = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-    expected = cv2.imdecode(ordinary, cv2.IMREAD_COLOR_RGB).transpose(2, 0, 1)
+    expected = np.asarray(cv2.imdecode(ordinary, cv2.IMREAD_COLOR_RGB)).transpose(2, 0, 1)
     np.testing.assert_array_equal(reader.frames_at([0.0])[0], expected)
 
 
