@@ -226,7 +226,8 @@ def sweep(record: dict[str, Any]) -> str:
     """Returns accuracy and calibration over frames, size and views, two columns a network."""
     rows = record["rows"]
     names = list(dict.fromkeys(row["name"] for row in rows))
-    cells = {(row["axis"], row["num_frames"], row["size_px"], row["num_views"], row["name"]): row for row in rows}
+    # All three series pass through the protocol that was trained; it is shown once.
+    cells = {(row["num_frames"], row["size_px"], row["num_views"], row["name"]): row for row in rows}
     clips = rows[0]["num_clips"]
     lines = [
         f"{clips} clips of the split {record['split']}, one seed, 95 % bootstrap intervals over clips; "
@@ -237,7 +238,7 @@ def sweep(record: dict[str, Any]) -> str:
     ]
     for key in dict.fromkeys(key[:-1] for key in cells):
         shown = [f"{_top1(cells[*key, name])} | {cells[*key, name]['ece']:.3f}" for name in names]
-        lines.append(f"| {key[1]} | {key[2]} | {key[3]} | " + " | ".join(shown) + " |")
+        lines.append("| " + " | ".join([*map(str, key), *shown]) + " |")
     return "\n".join(lines)
 
 

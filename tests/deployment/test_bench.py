@@ -85,7 +85,7 @@ def test_sweep_varies_one_thing_at_a_time(checkpoint, store, tmp_path):
     own = {row.top1 for row in rows if (row.num_frames, row.size_px, row.num_views) == (4, 32, 1)}
     assert len(own) == 1
     assert all(row.num_clips == 4 for row in rows)
-    write_sweep_record(tmp_path / "sweep.json", [Path("runs/student")], rows, "test")
+    write_sweep_record(tmp_path / "sweep.json", [Path("runs/student")], rows, "test", 808)
     record = json.loads((tmp_path / "sweep.json").read_text())
     assert record["rows"] == json.loads(json.dumps([row.to_dict() for row in rows]))
     assert "bench runs/student --sweep" in record["command"]

@@ -68,7 +68,7 @@ def bench(
         rows += [_bench_teacher(path, store, split, max_clips, common) for path in teachers]
     swept = _sweep(models, store, split, max_clips) if sweep and store else []
     if record is not None:
-        write_sweep_record(record, models, swept, split)
+        write_sweep_record(record, models, swept, split, max_clips)
     if json:
         print(json_format.dumps({"bench": [row.to_dict() for row in rows], "sweep": [row.to_dict() for row in swept]}))
     else:

@@ -92,8 +92,11 @@ def write_bench(out: Path, rows: Sequence[BenchRow], swept: Sequence[SweepRow]) 
     return path
 
 
-def write_sweep_record(path: Path, models: Sequence[Path], swept: Sequence[SweepRow], split: str) -> None:
+def write_sweep_record(
+    path: Path, models: Sequence[Path], swept: Sequence[SweepRow], split: str, max_clips: int
+) -> None:
     """Writes a sweep with the command that made it, as ``docs/results`` keeps it."""
-    command = f"egoloom bench {' '.join(map(str, models))} --sweep --no-all-targets --record {path}"
+    runs = " ".join(map(str, models))
+    command = f"egoloom bench {runs} --sweep --no-all-targets --max-clips {max_clips} --record {path}"
     content = {"command": command, "split": split, "rows": [row.to_dict() for row in swept]}
     write_text(path, json.dumps(content, indent=1) + "\n")
