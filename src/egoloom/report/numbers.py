@@ -14,6 +14,7 @@ SYSTEM_NAMES = {
     "chance": "Chance",
     "flow": "Teacher: optical flow",
     "boxes": "Teacher: hand and object boxes",
+    "audio": "Teacher: sound",
     "spectrogram": "Teacher: sound",
     "imu": "Teacher: motion sensor",
 }
