@@ -361,6 +361,13 @@ def test_missing_modality_and_wrong_shapes_name_the_problem():
         make("mid_fusion")({"gaze": torch.zeros(1, 2)})
 
 
+def test_an_encoder_without_a_sequence_is_refused_by_mid_fusion():
+    nested = {"encoders": {"imu": "late_fusion"}, "encoder_options": {"imu": {"encoders": {"imu": "imu_tiny"}}}}
+    model, inputs = make("mid_fusion", **nested), make_inputs()
+    with pytest.raises(UserError, match="late_fusion gives one feature vector a clip and no sequence"):
+        model({"imu": inputs["imu"]})
+
+
 def test_files_that_are_not_a_model_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"config\.json is missing"):
         Recogniser.from_pretrained(tmp_path)

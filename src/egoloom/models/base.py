@@ -11,6 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from egoloom.errors import UserError
+
 Inputs = Mapping[str, Any]
 """Modality name to tensor (boxes: to a dictionary of tensors); ``"present"`` may map modality to bool [B]."""
 
@@ -87,8 +89,15 @@ class Recogniser(nn.Module):
         self.classifiers.to(device)
 
     def forward_tokens(self, inputs: Inputs) -> Tensor:
-        """Returns a sequence of features ``[B, N, D]`` in the order of time."""
-        raise NotImplementedError(f"{type(self).__name__} has no tokens")
+        """Returns a sequence of features ``[B, N, D]`` in the order of time.
+
+        Raises:
+            UserError: If the network has none, as those that fuse modalities.
+        """
+        raise UserError(
+            f"{self.architecture or type(self).__name__} gives one feature vector a clip and no sequence",
+            allowed="networks of one modality as encoders of mid_fusion",
+        )
 
     def forward_features(self, inputs: Inputs) -> Tensor:
         """Returns one feature vector a clip, ``[B, D]``: the mean of the tokens unless a subclass differs."""
