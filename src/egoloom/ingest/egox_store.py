@@ -10,7 +10,8 @@ from egoloom.cameras.rig import PosedCamera
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.clips.media import write_arrays
 from egoloom.errors import UserError
-from egoloom.ingest.egox import EgoXTake, ExoFit, find_take, read_takes
+from egoloom.ingest.egox import EgoXTake, find_take, read_takes
+from egoloom.ingest.egox_recording import ExoFit
 from egoloom.ingest.recordings import Copied, IngestOptions, Recording, bring_in
 
 DEFAULT_OPTIONS = IngestOptions(short_side_px=448)
