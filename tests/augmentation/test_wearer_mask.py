@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from egoloom.augmentation.generator_inputs import read_samples
+from egoloom.augmentation.samples import generator_prior_config, render_prior, resize_mask
 from egoloom.augmentation.takes import ego_video, load_take, wearer_mask
 from egoloom.clips import Modality
 from egoloom.clips.media import read_arrays
@@ -43,3 +44,24 @@ def test_a_store_without_object_ids_has_no_mask(own_kitchen) -> None:
     assert video is not None
     own_kitchen.media_path(Modality.IDS, video.video_id).unlink()
     assert wearer_mask(own_kitchen, load_take(own_kitchen, clip, num_frames=3)) is None
+
+
+def test_the_far_side_of_arms_lies_where_the_wearer_sees_it(kitchen) -> None:
+    """More of the true hands and arms is drawn, and what is added lies on them rather than beside them."""
+    closed = generator_prior_config(is_metric=True)
+    shells = closed.model_copy(update={"far_side_radius_m": 0.0})
+    covered, added, added_on_wearer = {"closed": 0, "shells": 0}, 0, 0
+    wearer_pixels = 0
+    for clip in kitchen.select(view="exo"):
+        take = load_take(kitchen, clip, num_frames=3)
+        mask = resize_mask(wearer_mask(kitchen, take), 64).numpy()  # type: ignore[arg-type]
+        seen = {
+            name: ~render_prior(take, size_px=64, config=config).hole_mask_THW
+            for name, config in (("closed", closed), ("shells", shells))
+        }
+        covered = {name: covered[name] + int((seen[name] & mask).sum()) for name in covered}
+        wearer_pixels += int(mask.sum())
+        new = seen["closed"] & ~seen["shells"]
+        added, added_on_wearer = added + int(new.sum()), added_on_wearer + int((new & mask).sum())
+    assert covered["closed"] > covered["shells"] + 0.15 * wearer_pixels
+    assert added_on_wearer > 0.4 * added

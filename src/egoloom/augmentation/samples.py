@@ -10,6 +10,9 @@ from egoloom.exo2ego.prior import EgoPrior, PriorConfig, ScaleEvidence, render_e
 from egoloom.exo2ego.prior.background import BackgroundConfig
 from egoloom.exo2ego.samples import GeneratorSample
 
+# Arms and hands, and most things that they hold, are thinner than twice this.
+LIMB_RADIUS_M = 0.06
+
 
 def generator_prior_config(*, is_metric: bool) -> PriorConfig:
     """Returns how priors are rendered for the generator: what moves is drawn too, so that it sees hands and objects.
@@ -20,9 +23,9 @@ def generator_prior_config(*, is_metric: bool) -> PriorConfig:
             each clip, and the neighbourhood of edges is left out.
     """
     if not is_metric:
-        return PriorConfig(include_dynamic=True)
+        return PriorConfig(include_dynamic=True, far_side_radius_m=LIMB_RADIUS_M)
     background = BackgroundConfig(edge_px=0, dilate_px=1, mesh_step=0.08)
-    return PriorConfig(depth_scale=1.0, include_dynamic=True, background=background)
+    return PriorConfig(depth_scale=1.0, include_dynamic=True, far_side_radius_m=LIMB_RADIUS_M, background=background)
 
 
 def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrior:

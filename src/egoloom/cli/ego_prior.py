@@ -41,6 +41,9 @@ class EgoPriorArguments:
     """Side of the square prior in pixels (correct mode)."""
     dynamic: bool | None = None
     """Also draw what moves; default: no (in compat mode: for in-the-wild takes, as published)."""
+    far_side: float = 0.0
+    """Also guess the far side, which the exo camera did not see, of parts thinner than twice this, in m; arms and hands
+    have 0.06 (correct mode)."""
     exo_fit: Literal["layout", "same", "centre_crop", "resize"] = "layout"
     """How the exo video lies in the depth grid where their sizes differ."""
     pose_fps: float | None = None
@@ -71,6 +74,8 @@ def main(arguments: list[str]) -> None:
 
     if options.depth_scale is not None and not options.depth_scale > 0:
         raise UserError(f"The depth scale is {options.depth_scale}.", allowed="a positive number")
+    if not 0 <= options.far_side < float("inf"):
+        raise UserError(f"--far-side {options.far_side} is no radius.", allowed="metres, 0 or more; 0.06 for arms")
     takes = read_takes(
         options.folder, calibration=options.calibration, exo_fit=options.exo_fit, pose_fps=options.pose_fps
     )
@@ -111,7 +116,10 @@ def _render_correct(take: "EgoXTake", options: EgoPriorArguments) -> dict:
     ego_camera = take.ego_camera((options.size, options.size))
     prior = render_ego_prior(
         frames, depth, take.exo_camera, take.T_world_exo, ego_camera, poses,
-        config=PriorConfig(depth_scale=depth_scale, include_dynamic=bool(options.dynamic)), dynamic_THW=wearer,
+        config=PriorConfig(
+            depth_scale=depth_scale, include_dynamic=bool(options.dynamic), far_side_radius_m=options.far_side
+        ),
+        dynamic_THW=wearer,
         evidence=ScaleEvidence(up_world=take.up_world, first_ego_frame_CHW=first, wearer_THW=wearer),
     )  # fmt: skip
     if prior.scale is not None:

@@ -181,6 +181,7 @@ def test_rerun_recording_holds_cameras_cloud_and_prior(egox_folder, tmp_path):
     [
         (["--take", "nobody"], "0 takes match"),
         (["--depth-scale", "-1"], "depth scale is -1"),
+        (["--far-side", "-0.1"], "--far-side -0.1 is no radius"),
         (["--calibration", "nowhere.json"], r"Cannot read nowhere\.json"),
         (["--ego-poses", "nowhere.json"], "Cannot read ego poses"),
         (["--mode", "compat"], "ego lens at sensor size"),

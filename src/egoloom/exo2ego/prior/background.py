@@ -179,8 +179,8 @@ def connected_quads(depth_HW: np.ndarray, config: BackgroundConfig | None = None
     config = config or BackgroundConfig()
     known = depth_HW > 0
     inverse = np.where(known, 1 / np.maximum(depth_HW, 1e-6), np.float32(np.nan)).astype(np.float32)
-    down = _continuous(inverse, 0, config.mesh_step)
-    right = _continuous(inverse, 1, config.mesh_step)
+    down = continuous_steps(inverse, 0, config.mesh_step)
+    right = continuous_steps(inverse, 1, config.mesh_step)
     quads = known[:-1, :-1] & known[1:, :-1] & known[:-1, 1:] & known[1:, 1:]
     quads &= down[:, :-1] & down[:, 1:] & right[:-1] & right[1:]
     state = quads.astype(np.uint8)
@@ -191,7 +191,7 @@ def connected_quads(depth_HW: np.ndarray, config: BackgroundConfig | None = None
     return np.ascontiguousarray(state)
 
 
-def _continuous(inverse_HW: np.ndarray, axis: int, tolerance: float) -> np.ndarray:
+def continuous_steps(inverse_HW: np.ndarray, axis: int, tolerance: float) -> np.ndarray:
     """Which steps along an axis continue the surface on at least one side."""
     values = inverse_HW if axis == 1 else inverse_HW.T
     step = np.diff(values, axis=1)

@@ -17,6 +17,9 @@ class PriorConfig(BaseModel):
     scale: ScaleConfig = ScaleConfig()
     background: BackgroundConfig = BackgroundConfig()
     include_dynamic: bool = Field(default=False, description="also draw what moves, from the depth of its own frame")
+    far_side_radius_m: float = Field(
+        default=0.0, ge=0, description="guess the far side of parts thinner than twice this; 0 leaves it open"
+    )
     colour: Literal["frame", "mean"] = Field(
         default="frame", description="the frame's own light where the background is seen, or the clip's mean"
     )

@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 
 NEAR_M = 0.05
+# What a quad between four neighbouring pixels is.
+QUAD_NONE, QUAD_SURFACE, QUAD_ONLY_HIDES, QUAD_TWO_SIDED = 0, 1, 2, 3
 
 
 @njit(cache=True, nogil=True)
@@ -50,7 +52,7 @@ def rasterise_grid(
         pixels_RC2: Where the grid points fall in the target, float32.
         depth_RC: Their depth in the target camera; not positive where undefined.
         quad_RC: What the quad with its top left corner here is, uint8 ``[R-1, C-1]``: 0 no surface, 1 a surface, 2 a
-            surface of unknown colour, which only hides (weight -1).
+            surface of unknown colour, which only hides (weight -1), 3 a surface with the same colour on both sides.
         colour_RC3: uint8 colours.
         weight_RC: Confidence of the grid points, float32.
         max_edge_px: Longest side of a quad that is drawn; longer ones are stretched beyond use.
@@ -92,7 +94,9 @@ def rasterise_grid(
                     weight[k] = weight_RC[i, j] * trust
                     for channel in range(3):
                         colour[k, channel] = colour_RC3[i, j, channel]
-                _draw_triangle(x, y, z, colour, weight, culled, quad_RC[r, c] == 1, out_colour, out_depth, out_weight)
+                one_sided = culled and quad_RC[r, c] != QUAD_TWO_SIDED
+                known = quad_RC[r, c] != QUAD_ONLY_HIDES
+                _draw_triangle(x, y, z, colour, weight, one_sided, known, out_colour, out_depth, out_weight)
 
 
 @njit(cache=True, nogil=True)

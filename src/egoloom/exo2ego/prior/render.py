@@ -13,7 +13,7 @@ from torch import Tensor
 from egoloom.cameras import Camera, invert, transform_points
 from egoloom.exo2ego.prior.background import Background, clean_depth, fuse_background
 from egoloom.exo2ego.prior.config import PriorConfig
-from egoloom.exo2ego.prior.raster import NEAR_M, rasterise_grid, splat_nearest
+from egoloom.exo2ego.prior.raster import NEAR_M, QUAD_SURFACE, QUAD_TWO_SIDED, rasterise_grid, splat_nearest
 from egoloom.exo2ego.prior.scale import ScaleEvidence, ScaleResult, solve_depth_scale
 from egoloom.exo2ego.prior.surfaces import ExoClip, Surface, check_inputs
 
@@ -96,12 +96,12 @@ def render_ego_prior(
         )  # fmt: skip
     scale = 1.0 if result is None else result.scale
     clip = replace(clip, scale=config.depth_scale or scale)
-    surfaces = _keyframe_surfaces(clip, config) if background is None else [_static_surface(clip, background, config)]
+    surfaces = _keyframe_surfaces(clip, config) if background is None else _static_surfaces(clip, background, config)
     return _render_frames(surfaces, clip, ego_camera, ego_poses, config, result, background)
 
 
-def _static_surface(clip: ExoClip, background: Background, config: PriorConfig) -> Surface:
-    return clip.surface(background.depth_HW, background.colour_HW3, background.confidence_HW, 0, config)
+def _static_surfaces(clip: ExoClip, background: Background, config: PriorConfig) -> list[Surface]:
+    return clip.surfaces(background.depth_HW, background.colour_HW3, background.confidence_HW, 0, config)
 
 
 def _keyframe_surfaces(clip: ExoClip, config: PriorConfig) -> list[Surface]:
@@ -113,7 +113,7 @@ def _keyframe_surfaces(clip: ExoClip, config: PriorConfig) -> list[Surface]:
         confidence = (clip.depth[index] > 0).astype(np.float32)
         keep = None if clip.dynamic is None else ~clip.dynamic[index]
         colour = clip.frames[index].transpose(1, 2, 0)
-        surfaces.append(clip.surface(clip.depth[index], colour, confidence, int(index), config, keep))
+        surfaces.extend(clip.surfaces(clip.depth[index], colour, confidence, int(index), config, keep))
     return surfaces
 
 
@@ -146,7 +146,7 @@ class SurfaceCanvas:
 
     def _splat(self, surface: Surface, pixels: np.ndarray, z: np.ndarray, config: PriorConfig) -> None:
         used = np.zeros(z.shape, np.bool_)
-        used[:-1, :-1] = surface.quads_RC == 1
+        used[:-1, :-1] = (surface.quads_RC == QUAD_SURFACE) | (surface.quads_RC == QUAD_TWO_SIDED)
         index = np.full(self.depth.shape, -1, np.int32)
         kept = np.where(used, z, np.float32(0)).reshape(-1)
         splat_nearest(pixels.reshape(-1, 2), kept, np.float32(config.splat_radius_px), index, self.depth)
@@ -174,9 +174,10 @@ def _render_frames(
         canvas = SurfaceCanvas(ego_camera.image_size)
         drawn = list(surfaces)
         if background is not None and config.colour == "frame":
-            drawn = [replace(surfaces[0], colour_RC3=_colour_now(clip, background, index, config))]
+            now = _colour_now(clip, background, index, config)
+            drawn = [replace(surface, colour_RC3=now) for surface in surfaces]
         if config.include_dynamic and clip.dynamic is not None and clip.dynamic[index].any():
-            drawn.append(_dynamic_surface(clip, index, config))
+            drawn.extend(_dynamic_surfaces(clip, index, config))
         for surface in drawn:
             canvas.draw(surface, ego_camera, ego_poses[index], config)
         seen = np.isfinite(canvas.depth) & (canvas.weight >= config.min_confidence)  # the weight is -1 on backs
@@ -198,13 +199,13 @@ def _colour_now(clip: ExoClip, background: Background, index: int, config: Prior
     return np.where(same[..., None], clip.frames[index].transpose(1, 2, 0), background.colour_HW3)
 
 
-def _dynamic_surface(clip: ExoClip, index: int, config: PriorConfig) -> Surface:
+def _dynamic_surfaces(clip: ExoClip, index: int, config: PriorConfig) -> list[Surface]:
     """What moves in a frame, lifted with the depth of that frame."""
     mask = np.zeros(clip.depth.shape[1:], np.bool_) if clip.dynamic is None else clip.dynamic[index]
     grown = cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_)
     confidence = np.full(mask.shape, 0.5, np.float32)
     colour = clip.frames[index].transpose(1, 2, 0)
-    return clip.surface(clip.depth[index], colour, confidence, index, config, grown)
+    return clip.surfaces(clip.depth[index], colour, confidence, index, config, grown)
 
 
 def _coverage_notes(holes: np.ndarray) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 Shape letters: T time, C channels, H, W rows and columns, R, C rows and columns of a grid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from egoloom.cameras import Camera, as_pose, transform_points
 from egoloom.errors import UserError
 from egoloom.exo2ego.prior.background import connected_quads
 from egoloom.exo2ego.prior.config import PriorConfig
+from egoloom.exo2ego.prior.far_side import far_side_depth
+from egoloom.exo2ego.prior.raster import QUAD_NONE, QUAD_ONLY_HIDES, QUAD_SURFACE, QUAD_TWO_SIDED
+
+# A guessed far side counts half as much as what was seen.
+FAR_SIDE_TRUST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +56,7 @@ class ExoClip:
         """``T_world_exo`` of a frame."""
         return self.poses[index] if self.is_moving else self.poses
 
-    def surface(
+    def surfaces(
         self,
         depth_HW: np.ndarray,
         colour_HW3: np.ndarray,
@@ -58,10 +64,13 @@ class ExoClip:
         index: int,
         config: PriorConfig,
         keep_HW: np.ndarray | None = None,
-    ) -> Surface:
-        """Lifts a depth map of this camera into the world, with the clip's scale."""
+    ) -> list[Surface]:
+        """Lifts a depth map of this camera into the world, with the clip's scale; far sides too where asked for."""
         pose = self.pose(index)
-        return make_surface(depth_HW, colour_HW3, confidence_HW, self.camera, pose, self.scale, config, keep_HW)
+        front = make_surface(depth_HW, colour_HW3, confidence_HW, self.camera, pose, self.scale, config, keep_HW)
+        if config.far_side_radius_m <= 0:
+            return [front]
+        return close_surface(depth_HW, front, self.camera, pose, self.scale, config)
 
 
 def check_inputs(
@@ -123,5 +132,38 @@ def make_surface(
     known = np.where(valid.numpy(), depth_HW, np.float32(0))
     quads = connected_quads(known, config.background)
     if keep_HW is not None:
-        quads *= keep_HW[:-1, :-1] & keep_HW[1:, 1:] & keep_HW[:-1, 1:] & keep_HW[1:, :-1]
+        quads *= _corners(keep_HW)
     return Surface(points.reshape(height, width, 3), quads, np.ascontiguousarray(colour_HW3), confidence_HW)
+
+
+def close_surface(
+    depth_HW: np.ndarray, front: Surface, exo_camera: Camera, T_world_exo: Tensor, scale: float, config: PriorConfig
+) -> list[Surface]:
+    """Returns a surface whose thin parts may be seen from behind, and the guessed far side of these parts.
+
+    The far side has the colours of the near side: nothing else is known of it.
+    """
+    rays, valid = exo_camera.rays(unit=False)
+    pitch = torch.diff(rays, dim=1, append=2 * rays[:, -1:] - rays[:, -2:-1]).norm(dim=-1)
+    metric = np.where(valid.numpy(), depth_HW * np.float32(scale), np.float32(0))
+    far = far_side_depth(
+        metric, pitch.numpy() * metric, max_radius_m=config.far_side_radius_m, config=config.background
+    )
+    points = transform_points(T_world_exo, (rays * torch.from_numpy(far).double()[..., None]).reshape(-1, 3)).float()
+    closed = _corners(far > 0) & (front.quads_RC == QUAD_SURFACE)
+    # The body ends where it is closed: quads beside it, where depth is a mixture, have nothing left to hide.
+    reach = np.ones((2 * config.background.edge_px + 3,) * 2, np.uint8)
+    beside = cv2.dilate(closed.view(np.uint8), reach).view(np.bool_) & (front.quads_RC == QUAD_ONLY_HIDES)
+    quads = np.where(closed, np.uint8(QUAD_TWO_SIDED), np.where(beside, np.uint8(QUAD_NONE), front.quads_RC))
+    back = Surface(
+        points.reshape(front.points_world_RC3.shape),
+        np.where(closed, np.uint8(QUAD_TWO_SIDED), np.uint8(QUAD_NONE)),
+        front.colour_RC3,
+        front.confidence_RC * np.float32(FAR_SIDE_TRUST),
+    )
+    return [replace(front, quads_RC=quads), back]
+
+
+def _corners(mask_HW: np.ndarray) -> np.ndarray:
+    """Which quads have all four corners in a mask."""
+    return mask_HW[:-1, :-1] & mask_HW[1:, 1:] & mask_HW[:-1, 1:] & mask_HW[1:, :-1]
