@@ -14,7 +14,7 @@ Every method runs in a process of its own; memory is the peak of the resident se
 smallest of several alternating runs, in CPU seconds (all threads), because machines are shared.
 
     python benchmarks/geometry_attention.py --tokens 17248 --heads 8 --dtype bf16 --mode blocks --json
-    python benchmarks/geometry_attention.py --all
+    python benchmarks/geometry_attention.py --all --repeats 1 --out docs/results/geometry_attention.json
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
+from egoloom.clips.files import write_text
 from egoloom.exo2ego.attention import ActiveGuidance, attend
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.layout import CanvasLayout
@@ -167,40 +168,48 @@ def available_mb() -> float:
     return 0.0
 
 
-def compare(arguments: argparse.Namespace) -> dict[str, object]:
-    """Measures one mode beside plain attention and the reference's way."""
+def compare(arguments: argparse.Namespace, modes: tuple[str, ...]) -> list[dict[str, object]]:
+    """Measures modes beside plain attention, all in one process, and the reference's way."""
     fits = reference_needs_mb(arguments.tokens, arguments.heads, arguments.dtype) < 0.7 * available_mb()
-    timing = in_own_process(arguments, worker=f"time:plain,{arguments.mode}")
+    timing = in_own_process(arguments, worker=",".join(("time:plain", *modes)))
     memory = {
         method: in_own_process(arguments, worker=f"memory:{method}")
-        for method in ("plain", arguments.mode, *(REFERENCES[:1] if fits else ()))
+        for method in ("plain", *modes, *(REFERENCES[:1] if fits else ()))
     }
     reference_time = in_own_process(arguments, worker="time:reference", repeats=1) if fits else {}
-    ours, plain = timing[arguments.mode], timing["plain"]
-    row: dict[str, object] = {
-        "tokens": arguments.tokens,
-        "heads": arguments.heads,
-        "dtype": arguments.dtype,
-        "scale": arguments.scale,
-        "mode": arguments.mode,
+    known = fits and "failed" not in memory["reference"] and "failed" not in reference_time
+    reference = reference_time["reference"]["cpu_s"] if known else None
+    reference_mb = memory["reference"]["peak_mb"] if known else None
+    return [row_of(arguments, mode, timing, memory, reference, reference_mb) for mode in modes]
+
+
+def row_of(
+    arguments: argparse.Namespace,
+    mode: str,
+    timing: dict,
+    memory: dict,
+    reference_s: float | None,
+    reference_mb: float | None,
+) -> dict[str, object]:
+    """One mode's figures and their ratios; those to the reference are None where it does not fit in memory."""
+    ours, plain, memory_mb = timing[mode], timing["plain"], memory[mode]["peak_mb"]
+    return {
+        **{name: getattr(arguments, name) for name in ("tokens", "heads", "dtype", "scale")},
+        "mode": mode,
         "time_s": ours["cpu_s"],
         "plain_time_s": plain["cpu_s"],
+        "reference_time_s": reference_s,
         "wall_s": ours["wall_s"],
         "plain_wall_s": plain["wall_s"],
-        "prepare_s": memory[arguments.mode]["prepare_s"],
-        "memory_mb": memory[arguments.mode]["peak_mb"],
+        "prepare_s": memory[mode]["prepare_s"],
+        "memory_mb": memory_mb,
         "plain_memory_mb": memory["plain"]["peak_mb"],
+        "reference_memory_mb": reference_mb,
         "time_ratio_to_plain": ours["cpu_s"] / plain["cpu_s"],
         "wall_ratio_to_plain": ours["wall_s"] / plain["wall_s"],
-        "time_ratio_to_reference": None,
-        "memory_ratio_to_reference": None,
+        "time_ratio_to_reference": None if reference_s is None else ours["cpu_s"] / reference_s,
+        "memory_ratio_to_reference": None if reference_mb is None else memory_mb / reference_mb,
     }
-    if fits and "failed" not in memory["reference"] and "failed" not in reference_time:
-        row["reference_time_s"] = reference_time["reference"]["cpu_s"]
-        row["reference_memory_mb"] = memory["reference"]["peak_mb"]
-        row["time_ratio_to_reference"] = ours["cpu_s"] / reference_time["reference"]["cpu_s"]
-        row["memory_ratio_to_reference"] = memory[arguments.mode]["peak_mb"] / memory["reference"]["peak_mb"]
-    return row
 
 
 def run_worker(arguments: argparse.Namespace) -> None:
@@ -215,15 +224,18 @@ def run_worker(arguments: argparse.Namespace) -> None:
 
 def run_all(arguments: argparse.Namespace) -> None:
     """The whole table: sizes, types, factors and heads, as far as memory allows."""
+    rows: list[dict[str, object]] = []
     for dtype in DTYPES:
         for tokens, heads in ((2156, 40), (8624, 8), (8624, 40), (17248, 8), (28028, 2)):
             for scale in (1.0, 3.0):
-                for mode in OURS:
-                    if mode == "vmf" and scale != 1.0:
-                        continue  # the linear bias has kappa in place of the factor
-                    changed = argparse.Namespace(**{**vars(arguments), "tokens": tokens, "heads": heads})
-                    changed.dtype, changed.scale, changed.mode = dtype, scale, mode
-                    print(json.dumps(compare(changed)), flush=True)
+                modes = OURS if scale == 1.0 else OURS[:2]  # the linear bias of vmf has kappa in place of the factor
+                changed = {"tokens": tokens, "heads": heads, "dtype": dtype, "scale": scale}
+                for row in compare(argparse.Namespace(**{**vars(arguments), **changed}), modes):
+                    rows.append(row)
+                    print(json.dumps(row), flush=True)
+                if arguments.out:
+                    record = {"threads": arguments.threads, "repeats": arguments.repeats, "rows": rows}
+                    write_text(arguments.out, json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
@@ -237,6 +249,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--all", action="store_true", help="print the whole table as JSON lines")
+    parser.add_argument("--out", type=Path, help="with --all: also write all rows to this file")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -246,7 +259,7 @@ def main() -> None:
     elif arguments.all:
         run_all(arguments)
     else:
-        row = compare(arguments)
+        row = compare(arguments, (arguments.mode,))[0]
         if arguments.json:
             print(json.dumps(row))
         else:
