@@ -1,6 +1,6 @@
 r"""Quality of the tiny generator on kitchens that it never saw, and ablations of its parts. Simulated data, tiny scale.
 
-    egoloom kitchen --num-clips 500 --seed 11 --num-kitchens 64 --num-participants 64 --size 64 --exo-size 224 128 \
+    egoloom kitchen --num-clips 800 --seed 11 --num-kitchens 64 --num-participants 64 --size 64 --exo-size 224 128 \
         --fps 9 --out clips/takes
     egoloom exo2ego train kitchen-tiny --store clips/takes --out runs/tiny \
         --splits train unlabelled validation test unseen_participant
@@ -28,18 +28,19 @@ import torch
 from scipy import stats
 
 from egoloom.augmentation.generators import inpaint
-from egoloom.augmentation.samples import generator_prior_config, generator_sample
+from egoloom.augmentation.samples import generator_prior_config, generator_sample, render_prior, resize_mask
 from egoloom.augmentation.takes import ExoTake, load_take, wearer_mask
 from egoloom.clips import ClipStore
 from egoloom.clips.files import write_text
 from egoloom.errors import UserError
 from egoloom.evaluation.perceptual import load_lpips
-from egoloom.evaluation.video_quality import lpips, motion_smoothness, psnr_db, ssim, temporal_flicker
+from egoloom.evaluation.video_quality import lpips, motion_smoothness, object_quality, psnr_db, ssim, temporal_flicker
 from egoloom.exo2ego.ablation import run_ablation, summarise
 from egoloom.exo2ego.autoencoder_training import train_tiny_vae
 from egoloom.exo2ego.generation import GenerationConfig, generate
 from egoloom.exo2ego.latents import decode_video, encode_video
 from egoloom.exo2ego.presets import generator_recipe
+from egoloom.exo2ego.prior import EgoPrior, PriorConfig
 from egoloom.exo2ego.samples import GeneratorSample, fill_holes
 from egoloom.exo2ego.shipped import load_generator
 from egoloom.exo2ego.tiny import TinyConfig
@@ -61,11 +62,21 @@ def load_samples_and_takes(
     store: ClipStore, splits: tuple[str, ...], limit: int
 ) -> list[tuple[GeneratorSample, ExoTake]]:
     """Returns the generator's samples of a store's exo clips in some splits, with the takes they come from."""
-    prior = generator_prior_config(is_metric=store.info.is_simulated)
+    prior = prior_config(store)
     clips = [clip for clip in store.select(view="exo") if clip.split in splits][:limit]
     takes = (load_take(store, clip, num_frames=NUM_FRAMES) for clip in clips)
     takes = (replace(take, wearer_THW=wearer_mask(store, take)) for take in takes)
     return [(generator_sample(take, size_px=SIZE_PX, prior_config=prior)[0], take) for take in takes]
+
+
+def prior_config(store: ClipStore) -> PriorConfig:
+    """Returns how the generator's priors are rendered."""
+    return generator_prior_config(is_metric=store.info.is_simulated)
+
+
+def shells(store: ClipStore, take: ExoTake) -> EgoPrior:
+    """Returns the prior of a take without guessed far sides: what the exo camera saw and nothing else."""
+    return render_prior(take, size_px=SIZE_PX, config=prior_config(store).model_copy(update={"far_side_radius_m": 0.0}))
 
 
 def quality_of(
@@ -90,6 +101,35 @@ def quality_of(
     return figures
 
 
+def placed_wearer(store: ClipStore, take: ExoTake, config: PriorConfig) -> np.ndarray:
+    """Returns where the prior draws the wearer's hands and arms: it is rendered of the exo view's mask of them."""
+    mask = wearer_mask(store, take, view="exo")
+    assert mask is not None
+    frames = np.repeat(mask[:, None].astype(np.uint8) * 255, 3, axis=1)
+    prior = render_prior(replace(take, exo_TCHW=frames), size_px=SIZE_PX, config=config)
+    return (prior.frames_TCHW[:, 0] > 127) & ~prior.hole_mask_THW
+
+
+def measure_wearer(store: ClipStore, takes: list[ExoTake]) -> dict[str, dict[str, float]]:
+    """Returns how well hands and arms lie in priors with and without their far sides: IoU and place of the masks."""
+    closed = prior_config(store)
+    configs = {"shells": closed.model_copy(update={"far_side_radius_m": 0.0}), "closed": closed}
+    figures = {}
+    for name, config in configs.items():
+        found = [placed_wearer(store, take, config) for take in takes]
+        truths = [resize_mask(take.wearer_THW, SIZE_PX).numpy() for take in takes if take.wearer_THW is not None]
+        pairs = list(zip(found, truths, strict=True))
+        objects = [quality for pair in pairs if (quality := object_quality(*pair)).num_frames]
+        figures[name] = {
+            "share_drawn": sum(int((a & b).sum()) for a, b in pairs) / sum(int(b.sum()) for _, b in pairs),
+            "share_right": sum(int((a & b).sum()) for a, b in pairs) / sum(int(a.sum()) for a, _ in pairs),
+            "mask_iou": float(np.mean([quality.mask_iou for quality in objects])),
+            "box_iou": float(np.mean([quality.box_iou for quality in objects])),
+            "location_error_px": float(np.mean([quality.location_error_px for quality in objects])),
+        }
+    return figures
+
+
 def measure_quality(store: ClipStore, options: argparse.Namespace) -> dict[str, Any]:
     """Returns the quality table."""
     loaded = load_samples_and_takes(store, ("unseen_kitchen",), options.limit)
@@ -110,6 +150,9 @@ def measure_quality(store: ClipStore, options: argparse.Namespace) -> dict[str, 
         table[name] = quality_of(videos, test, wearer, perceptual) | more
         write(options.out, figures | {"table": table}, options)
 
+    thin = [shells(store, take) for _, take in loaded]
+    figures["hands_and_arms_in_prior"] = measure_wearer(store, [take for _, take in loaded])
+    measure("shells alone, inpainted (OpenCV Telea)", [inpaint(p.frames_TCHW, p.hole_mask_THW) for p in thin])
     measure("prior, holes black", [sample.prior_TCHW for sample in test])
     inpainted = [inpaint(s.prior_TCHW.numpy(), s.hole_THW.numpy()) for s in test if s.hole_THW is not None]
     measure("prior, inpainted (OpenCV Telea)", inpainted)

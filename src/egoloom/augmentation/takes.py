@@ -4,6 +4,7 @@ Shapes: T frames, H rows, W columns.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -102,12 +103,12 @@ def load_take(store: ClipStore, clip: Clip, *, num_frames: int) -> ExoTake:
     )
 
 
-def wearer_mask(store: ClipStore, take: ExoTake) -> np.ndarray | None:
-    """Returns where the ego frames of a take show the wearer's hands and arms, bool ``[T, H, W]``.
+def wearer_mask(store: ClipStore, take: ExoTake, *, view: Literal["ego", "exo"] = "ego") -> np.ndarray | None:
+    """Returns where the ego or exo frames of a take show the wearer's hands and arms, bool ``[T, H, W]``.
 
-    None where the store has no object ids of the ego view (simulated stores have them).
+    None where the store has no object ids of that view (simulated stores have them).
     """
-    video = ego_video(store, take.clip.take_id)
+    video = store.videos[take.clip.video_id] if view == "exo" else ego_video(store, take.clip.take_id)
     if video is None or not store.media_path(Modality.IDS, video.video_id).is_file():
         return None
     names = store.load_calibration(video.calibration_id)["instances"]
