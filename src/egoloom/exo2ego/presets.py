@@ -42,7 +42,7 @@ RECIPES: dict[str, GeneratorRecipe] = {
     "kitchen-tiny": GeneratorRecipe(
         summary="the tiny generator that ships, all weights, on kitchen takes",
         tiny=TinyConfig(),
-        training=TINY_GENERATOR_TRAINING.model_copy(update=_ON_KITCHENS | {"num_steps": 8000, "learning_rate": 1.2e-3}),
+        training=TINY_GENERATOR_TRAINING.model_copy(update=_ON_KITCHENS | {"num_steps": 6000, "learning_rate": 1.2e-3}),
     ),
     "kitchen-sharp": GeneratorRecipe(
         summary="a second stage with losses on pixels: sharper, but with a pattern in holes; not what ships",
