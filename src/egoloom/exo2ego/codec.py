@@ -8,6 +8,7 @@ Legend: B batch, C = 3 colours, T pixel frames, F latent frames, Z latent channe
 """
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -106,8 +107,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     @torch.no_grad()
-    def fit(self, videos: list[torch.Tensor], max_patches: int = 60_000, seed: int = 0) -> float:
-        """Fits the basis to videos ``[3, T, h, w]`` in [-1, 1] and returns the share of variance it keeps."""
+    def fit(self, videos: Sequence[torch.Tensor], max_patches: int = 60_000, seed: int = 0) -> float:
+        """Fits the basis to videos ``[3, T, h, w]`` in [-1, 1] and returns the share of variance it keeps.
+
+        Args:
+            videos: Read once, one after the other; a few patches of each are kept.
+            max_patches: Patches kept of all of them, if that leaves one of each.
+            seed: Seed of the choice of patches.
+        """
         generator = torch.Generator().manual_seed(seed)
         per_video = max(1, max_patches // len(videos))
         samples = []
