@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from egoloom.augmentation.generator_inputs import read_samples
+from egoloom.augmentation.generator_inputs import read_samples, training_samples
 from egoloom.augmentation.samples import generator_prior_config, render_prior, resize_mask
 from egoloom.augmentation.takes import ego_video, load_take, wearer_mask
 from egoloom.clips import Modality
@@ -12,7 +12,7 @@ from egoloom.clips.media import read_arrays
 
 def test_training_samples_know_the_wearer_and_samples_to_generate_from_do_not(kitchen) -> None:
     splits = {clip.split for clip in kitchen.select(view="exo")}
-    samples = [sample for sample, _ in read_samples(kitchen.path, 64, 5, None, 2, splits=splits)]
+    samples = list(training_samples([kitchen.path], 64, 5, 2, splits))
     assert len(samples) == 2
     for sample in samples:
         assert sample.wearer_THW is not None

@@ -40,6 +40,7 @@ from egoloom.exo2ego.training_cache import (
 )
 from egoloom.exo2ego.training_config import GeneratorTraining
 
+LATENTS = ("exo", "prior", "truth")
 CLIP_FILE = re.compile(r"(\d{6})-(\d+)-of-(\d+)\.safetensors")
 
 
@@ -162,12 +163,21 @@ class _ClipWriter:
             generator = self.coding.generator(number, window)
             clip = code_window(self.pipeline, part, self.coding, generator, self.embed(part.caption))
             path = self.folder / f"{number:06d}-{window}-of-{len(parts)}.safetensors"
-            with atomic_path(path) as temporary:
-                save_file({name: value.cpu().contiguous() for name, value in _stored(clip).items()}, temporary)
+            _save(clip, path)
 
 
-def _stored(clip: CachedClip) -> dict[str, torch.Tensor]:
-    """What of a clip cannot be derived from the rest."""
+def _save(clip: CachedClip, path: Path) -> None:
+    tensors, metadata = _underived(clip), None
+    if all(tensors[name].is_contiguous(memory_format=torch.channels_last_3d) for name in LATENTS):
+        # Linear codecs write channels last. Read in another order, sums would round differently in their last digit.
+        tensors |= {name: tensors[name].movedim(1, -1) for name in LATENTS}
+        metadata = {"memory_format": "channels_last"}
+    with atomic_path(path) as temporary:
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+
+
+def _underived(clip: CachedClip) -> dict[str, torch.Tensor]:
+    """What of a clip does not follow from the rest."""
     used_tokens = clip.text[0].ne(0).any(dim=1).nonzero()
     text = clip.text[:, : int(used_tokens.max()) + 1 if len(used_tokens) else 0]
     tensors = {"exo": clip.exo, "prior": clip.prior, "truth": clip.truth, "text": text}
@@ -201,8 +211,9 @@ class LatentCache(Sequence[CachedClip]):
 
     def _read_bucket(self, path: Path) -> tuple[CanvasLayout, bool]:
         with _opened(path) as file:
-            frames, height, exo_width = file.get_slice("exo").get_shape()[2:]
-            ego_width = file.get_slice("prior").get_shape()[4]
+            axes = slice(1, 4) if file.metadata() else slice(2, 5)
+            frames, height, exo_width = file.get_slice("exo").get_shape()[axes]
+            ego_width = file.get_slice("prior").get_shape()[axes][2]
             has_tables = "directions" in file.keys()  # noqa: SIM118
             return CanvasLayout(frames, height, exo_width, ego_width, self.patch_size), has_tables
 
@@ -212,7 +223,9 @@ class LatentCache(Sequence[CachedClip]):
     def __getitem__(self, index: int) -> CachedClip:  # type: ignore[override]
         with _opened(self.paths[index]) as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            exo, prior, text = (stored.pop(name) for name in ("exo", "prior", "text"))
+            if file.metadata():
+                stored |= {name: stored[name].movedim(-1, 1) for name in LATENTS}
+        exo, prior, text = (stored.pop(name) for name in ("exo", "prior", "text"))
         layout, has_tables = self.bucket_of[index]
         mask = canvas_mask(layout, time_stride=self.time_stride, exo_mask=self.exo_mask)
         if "coverage" in stored:
