@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from egoloom.augmentation.generator_inputs import find_takes, read_samples, training_samples
+from egoloom.augmentation.generator_inputs import find_takes, training_samples
 from egoloom.clips import ClipStore, Modality
 from egoloom.errors import UserError
 from egoloom.exo2ego.latent_manifest import origins
@@ -17,16 +17,18 @@ def splits_of(store: ClipStore) -> set[str]:
 
 def test_samples_are_read_when_they_are_asked_for(own_kitchen) -> None:
     samples = training_samples([own_kitchen.path], 64, 5, 3, splits_of(own_kitchen))
-    generated = read_samples(own_kitchen.path, 64, 5, None, 2)
-    assert (len(samples), len(generated)) == (3, 2)
+    takes = find_takes(own_kitchen.path, 64, 5)
+    assert (len(samples), len(takes)) == (3, 6)
     video = own_kitchen.videos[own_kitchen.select(view="exo")[1].video_id]
     own_kitchen.media_path(Modality.DEPTH, video.video_id).unlink()
-    assert samples[0].name == generated[0][0].name == own_kitchen.select(view="exo")[0].clip_id
-    for broken in (samples, generated):
+    sample, fps = takes[0].sample()
+    assert samples[0].name == sample.name == takes[0].name == own_kitchen.select(view="exo")[0].clip_id
+    assert fps == 5
+    for read in (lambda: samples[1], takes[1].sample):
         with pytest.raises(UserError, match="depth"):
-            broken[1]
-        with pytest.raises(IndexError):
-            broken[3]
+            read()
+    with pytest.raises(IndexError):
+        samples[3]
 
 
 def test_videos_alone_are_those_of_the_samples(kitchen) -> None:

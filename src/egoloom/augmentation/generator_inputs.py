@@ -17,7 +17,7 @@ from egoloom.augmentation.samples import generator_prior_config, generator_sampl
 from egoloom.augmentation.takes import ExoTake, ego_video, load_take, wearer_mask
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.errors import UserError
-from egoloom.exo2ego.lazy_samples import LazySamples, LazySequence, SampleSource
+from egoloom.exo2ego.lazy_samples import LazySamples, SampleSource
 from egoloom.exo2ego.prior import PriorConfig
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.ingest.egox import EgoXTake, read_takes
@@ -58,26 +58,6 @@ class TakeSource:
         # The width that `generator_sample` gives them.
         exo_width_px = max(GRID_PX, round(side_px * width / height / GRID_PX) * GRID_PX)
         return resize(take.exo_TCHW, side_px, exo_width_px), resize(take.truth_TCHW, side_px, side_px)
-
-
-def read_samples(
-    source: Path, size_px: int, num_frames: int, take: str | None, limit: int, *, raw: RawVideoConfig | None = None
-) -> LazySequence[tuple[GeneratorSample, Fraction]]:
-    """Returns the samples to generate from, with the rate of each result; each is read when it is asked for.
-
-    Args:
-        source: A clip store, a folder in the EgoX layout (with ``meta.json``), or a third-person video.
-        size_px: Side of the ego frames.
-        num_frames: Frames read of each clip, spread over its length.
-        take: Only takes or clips whose names begin so.
-        limit: At most this many.
-        raw: What is known about a raw video.
-
-    Raises:
-        UserError: If nothing there can be generated from.
-    """
-    takes = find_takes(source, size_px, num_frames, take=take, raw=raw)[:limit]
-    return LazySequence(len(takes), lambda index: takes[index].sample())
 
 
 def training_samples(

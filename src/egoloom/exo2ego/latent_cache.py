@@ -163,10 +163,11 @@ class _ClipWriter:
             generator = self.coding.generator(number, window)
             clip = code_window(self.pipeline, part, self.coding, generator, self.embed(part.caption))
             path = self.folder / f"{number:06d}-{window}-of-{len(parts)}.safetensors"
-            _save(clip, path)
+            save_clip(clip, path)
 
 
-def _save(clip: CachedClip, path: Path) -> None:
+def save_clip(clip: CachedClip, path: Path) -> None:
+    """Writes what cannot be derived of a clip; the file is whole or absent."""
     tensors, metadata = _underived(clip), None
     if all(tensors[name].is_contiguous(memory_format=torch.channels_last_3d) for name in LATENTS):
         # Linear codecs write channels last. Read in another order, sums would round differently in their last digit.
