@@ -117,13 +117,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """
         generator = torch.Generator().manual_seed(seed)
         per_video = max(1, max_patches // len(videos))
-        samples = []
+        # One block for all: many small ones between the large ones of videos would leave gaps that nothing fills.
+        kept_MD = torch.empty(len(videos) * per_video, len(self.mean_D), dtype=torch.float64)
+        count = 0
         for video in videos:
             patches_MD = self._patches(video[None]).flatten(0, 3)
-            samples.append(patches_MD[torch.randperm(len(patches_MD), generator=generator)[:per_video]].double())
-        patches_MD = torch.cat(samples)
-        mean = patches_MD.mean(0)
-        covariance = (patches_MD - mean).T @ (patches_MD - mean) / len(patches_MD)
+            picked_MD = patches_MD[torch.randperm(len(patches_MD), generator=generator)[:per_video]]
+            kept_MD[count : count + len(picked_MD)] = picked_MD
+            count += len(picked_MD)
+        kept_MD = kept_MD[:count]
+        mean = kept_MD.mean(0)
+        kept_MD -= mean
+        covariance = kept_MD.T @ kept_MD / count
         variance, vectors = torch.linalg.eigh(covariance)
         basis = vectors.flip(1)[:, : self.config["z_dim"]].T
         self.mean_D.copy_(mean)
