@@ -1,11 +1,11 @@
 """Memory of the generator's training against the number of takes: latents on disk, and all in memory as a comparison.
 
-    python benchmarks/generator_memory.py [--store STORE] [--takes 40 160] [--steps 20] [--json]
+    python benchmarks/generator_memory.py [--store STORE] [--takes 20 80] [--steps 20] [--json]
 
 Each training runs in a process of its own, the recipe ``kitchen-tiny`` from finding the takes to its last step, on one
 thread. Memory is the peak of the resident set above that after the imports. Without a store the takes are made first:
 
-    egoloom kitchen --num-clips 160 --size 64 --exo-size 224 128 --fps 9 --out STORE
+    egoloom kitchen --num-clips 80 --size 64 --exo-size 224 128 --fps 9 --out STORE
 """
 
 import argparse
@@ -126,7 +126,7 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, help="a clip store of kitchen takes; made where absent")
-    parser.add_argument("--takes", type=int, nargs="+", default=[40, 160])
+    parser.add_argument("--takes", type=int, nargs="+", default=[20, 80])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--train", choices=WAYS, help=argparse.SUPPRESS)
