@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from egoloom.augmentation.generator_inputs import read_samples
+from egoloom.augmentation.generator_inputs import find_takes, training_samples
 from egoloom.augmentation.samples import generator_prior_config, render_prior, resize_mask
 from egoloom.augmentation.takes import ego_video, load_take, wearer_mask
 from egoloom.clips import Modality
@@ -12,7 +12,7 @@ from egoloom.clips.media import read_arrays
 
 def test_training_samples_know_the_wearer_and_samples_to_generate_from_do_not(kitchen) -> None:
     splits = {clip.split for clip in kitchen.select(view="exo")}
-    samples = [sample for sample, _ in read_samples(kitchen.path, 64, 5, None, 2, splits=splits)]
+    samples = list(training_samples([kitchen.path], 64, 5, 2, splits))
     assert len(samples) == 2
     for sample in samples:
         assert sample.wearer_THW is not None
@@ -21,7 +21,7 @@ def test_training_samples_know_the_wearer_and_samples_to_generate_from_do_not(ki
         part = sample.window(0, 3, 1)
         assert part.wearer_THW is not None
         assert torch.equal(part.wearer_THW, sample.wearer_THW[:3])
-    assert read_samples(kitchen.path, 64, 5, None, 1)[0][0].wearer_THW is None
+    assert find_takes(kitchen.path, 64, 5)[0].sample()[0].wearer_THW is None
 
 
 def test_the_mask_holds_the_wearer_and_no_one_else(kitchen) -> None:

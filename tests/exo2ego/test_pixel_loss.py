@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from egoloom.exo2ego.pixel_loss import PixelLoss, texture_strength
 from egoloom.exo2ego.training import generator_loss
-from egoloom.exo2ego.training_cache import cache_clips, stack_clips
+from egoloom.exo2ego.training_cache import ClipCoding, cache_clips, stack_clips
 from egoloom.exo2ego.training_config import GeneratorTraining
 
 
@@ -54,7 +54,7 @@ def test_a_negative_weight_is_refused() -> None:
 def test_training_adds_the_terms_to_the_loss_on_latents(pipeline, sample) -> None:
     plain = GeneratorTraining(lora_rank=None, caption_dropout=0.0)
     sharp = plain.model_copy(update={"pixels": PixelLoss(texture=3.0)})
-    batch = stack_clips(cache_clips(pipeline, [sample, sample], keep_frames=True))
+    batch = stack_clips(cache_clips(pipeline, [sample, sample], ClipCoding(keep_frames=True)))
     assert batch.frames is not None
     assert torch.equal(batch.frames[1], sample.truth_TCHW)
     losses = [generator_loss(pipeline, batch, config, torch.Generator().manual_seed(0)) for config in (plain, sharp)]

@@ -49,6 +49,8 @@ def test_two_sharded_processes_train_the_lora_that_one_trains(runs, tmp_path):
     script = runpy.run_path(str(SCRIPT))
     result, pipeline, samples = script["train"](tmp_path, 2)
     assert losses(runs / "whole") == pytest.approx(result.losses, rel=1e-4, abs=1e-4)
+    # Both processes have coded their share of the latents.
+    assert sorted(path.name[:6] for path in (runs / "whole" / "latents").glob("0*")) == [f"{n:06d}" for n in range(4)]
     one, two = (load_file(out / CHECKPOINT / "state.safetensors") for out in (tmp_path, runs / "whole"))
     assert_close(one, two)
     saved = load_file(runs / "lora" / "pytorch_lora_weights.safetensors")

@@ -114,13 +114,11 @@ def run_generate(options: Generate) -> None:
     keep_prior = float(is_builtin) if options.keep_prior is None else options.keep_prior
     if not 0 <= keep_prior <= 1:
         raise UserError(f"--keep-prior {keep_prior} is out of range", allowed="0 to 1")
-    from egoloom.augmentation.generator_inputs import read_samples
+    from egoloom.augmentation.generator_inputs import find_takes
     from egoloom.exo2ego.generation import GenerationConfig, generate
     from egoloom.exo2ego.shipped import load_generator
 
-    samples = read_samples(
-        options.source, options.size_px, options.num_frames, options.take, options.limit, raw=_raw_video(options)
-    )
+    takes = find_takes(options.source, options.size_px, options.num_frames, take=options.take, raw=_raw_video(options))
     pipeline = load_generator(options.model, options.lora)
     options.out.mkdir(parents=True, exist_ok=True)
     default_steps = PICTURE_STEPS if is_builtin else GenerationConfig().num_steps
@@ -132,11 +130,12 @@ def run_generate(options: Generate) -> None:
         keep_prior=keep_prior,
     )
     rows = []
-    for sample, fps in samples:
-        path = options.out / f"{sample.name}.mp4"
+    for take in takes[: options.limit]:
+        path = options.out / f"{take.name}.mp4"
         if path.exists():
-            rows.append({"clip": sample.name, "video": str(path), "kept": True})
+            rows.append({"clip": take.name, "video": str(path), "kept": True})
             continue
+        sample, fps = take.sample()
         frames = generate(pipeline, [sample], config)[0]
         rows.append({"clip": sample.name, "video": str(path), "kept": False, **_measure(sample, frames)})
         _write(path, frames, fps)

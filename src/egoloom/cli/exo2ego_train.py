@@ -43,10 +43,11 @@ class Train:
 def run_train(options: Train) -> None:
     """Trains and saves the pipeline (or its LoRA) in the run folder."""
     from egoloom._distributed import is_main
-    from egoloom.augmentation.generator_inputs import read_samples
+    from egoloom.augmentation.generator_inputs import training_samples
     from egoloom.clips.files import write_text
     from egoloom.clips.media import write_video
-    from egoloom.exo2ego.autoencoder_training import train_tiny_vae
+    from egoloom.exo2ego.autoencoder_training import stored_tiny_vae
+    from egoloom.exo2ego.latent_manifest import origins
     from egoloom.exo2ego.lora import save_lora
     from egoloom.exo2ego.presets import generator_recipe
     from egoloom.exo2ego.shipped import load_generator
@@ -58,26 +59,20 @@ def run_train(options: Train) -> None:
     training = recipe.training.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if options.sample_every:
         training = training.model_copy(update={"checkpoint_every": options.sample_every})
-    samples = [
-        sample
-        for store in options.store
-        for sample, _ in read_samples(
-            store, recipe.size_px, recipe.num_frames, None, options.limit, splits=options.splits
-        )
-        if sample.truth_TCHW is not None
-    ]
+    samples = training_samples(
+        options.store, recipe.size_px, recipe.num_frames, limit=options.limit, splits=options.splits
+    )
     if recipe.tiny is None:
         pipeline = load_generator(options.base)
     else:
-        videos = [video for sample in samples for video in (sample.exo_TCHW, sample.truth_TCHW) if video is not None]
-        vae = train_tiny_vae(videos, recipe.tiny)
+        vae = stored_tiny_vae(samples.videos(), origins(samples), recipe.tiny, options.out / "latents")
         pipeline = build_tiny_pipeline(recipe.tiny, vae=vae, seed=training.seed)
 
     def write_sample(step: int) -> None:
         from egoloom.exo2ego.generation import GenerationConfig, generate
 
         if options.sample_every:
-            frames = generate(pipeline, samples[:1], GenerationConfig())[0]
+            frames = generate(pipeline, [samples[0]], GenerationConfig())[0]
             if is_main():
                 write_video(options.out / "samples" / f"step_{step:06d}.mp4", frames.numpy(), Fraction(8))
             pipeline.transformer.train()

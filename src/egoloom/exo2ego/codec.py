@@ -8,6 +8,7 @@ Legend: B batch, C = 3 colours, T pixel frames, F latent frames, Z latent channe
 """
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -106,17 +107,28 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     @torch.no_grad()
-    def fit(self, videos: list[torch.Tensor], max_patches: int = 60_000, seed: int = 0) -> float:
-        """Fits the basis to videos ``[3, T, h, w]`` in [-1, 1] and returns the share of variance it keeps."""
+    def fit(self, videos: Sequence[torch.Tensor], max_patches: int = 60_000, seed: int = 0) -> float:
+        """Fits the basis to videos ``[3, T, h, w]`` in [-1, 1] and returns the share of variance it keeps.
+
+        Args:
+            videos: Read once, one after the other; a few patches of each are kept.
+            max_patches: Patches kept of all of them, if that leaves one of each.
+            seed: Seed of the choice of patches.
+        """
         generator = torch.Generator().manual_seed(seed)
         per_video = max(1, max_patches // len(videos))
-        samples = []
+        # One block for all: many small ones between the large ones of videos would leave gaps that nothing fills.
+        kept_MD = torch.empty(len(videos) * per_video, len(self.mean_D), dtype=torch.float64)
+        count = 0
         for video in videos:
             patches_MD = self._patches(video[None]).flatten(0, 3)
-            samples.append(patches_MD[torch.randperm(len(patches_MD), generator=generator)[:per_video]].double())
-        patches_MD = torch.cat(samples)
-        mean = patches_MD.mean(0)
-        covariance = (patches_MD - mean).T @ (patches_MD - mean) / len(patches_MD)
+            picked_MD = patches_MD[torch.randperm(len(patches_MD), generator=generator)[:per_video]]
+            kept_MD[count : count + len(picked_MD)] = picked_MD
+            count += len(picked_MD)
+        kept_MD = kept_MD[:count]
+        mean = kept_MD.mean(0)
+        kept_MD -= mean
+        covariance = kept_MD.T @ kept_MD / count
         variance, vectors = torch.linalg.eigh(covariance)
         basis = vectors.flip(1)[:, : self.config["z_dim"]].T
         self.mean_D.copy_(mean)

@@ -1,4 +1,4 @@
-"""The bar that trainings of this package show."""
+"""The bars that trainings of this package show."""
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -12,4 +12,11 @@ def training_progress(visible: bool) -> Progress:
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeRemainingColumn(),
         disable=not visible,
+    )
+
+
+def coding_progress(visible: bool) -> Progress:
+    """Returns a bar with takes and time left."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not visible
     )

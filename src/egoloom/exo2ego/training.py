@@ -16,13 +16,14 @@ from egoloom._distributed import from_main, open_accelerator
 from egoloom.errors import UserError
 from egoloom.exo2ego.attention import ActiveGuidance
 from egoloom.exo2ego.conditioning import join_views, noised_canvas, transformer_input
+from egoloom.exo2ego.latent_cache import LatentCache, coded_clips
 from egoloom.exo2ego.latents import decode_pixels
 from egoloom.exo2ego.lora import REFERENCE_TARGETS
 from egoloom.exo2ego.pipeline import EgoXPipeline
 from egoloom.exo2ego.prediction import clean_ego
 from egoloom.exo2ego.progress import training_progress
 from egoloom.exo2ego.samples import GeneratorSample
-from egoloom.exo2ego.training_cache import CachedClip, ClipBatches, cache_clips
+from egoloom.exo2ego.training_cache import CachedClip, ClipBatches
 from egoloom.exo2ego.training_config import GeneratorTraining
 from egoloom.exo2ego.training_state import MovingAverage, TrainingState, load_state, save_state
 
@@ -127,10 +128,11 @@ def train_generator(
     """Trains the transformer of a pipeline in place and returns what happened.
 
     Args:
-        samples: Clips with ego truth, or clips that are cached already.
+        samples: Clips with ego truth, in memory or lazy, or clips that are coded already.
         config: How to train.
         pipeline: The pipeline; its autoencoder must be trained already.
-        run_dir: Where checkpoints go; a run found there continues exactly where it stopped.
+        run_dir: Where latents and checkpoints go; a run found there continues exactly where it stopped. Without it, all
+            latents are kept in memory.
         resume: False refuses to continue what is in ``run_dir``.
         show_progress: Shows a bar with rate and time left.
         on_step: Called with step and loss.
@@ -145,12 +147,12 @@ def train_generator(
     accelerator = open_accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     is_bf16 = config.mixed_precision == "bf16"
     generator = torch.Generator().manual_seed(config.seed)
-    cached = [clip for clip in samples if isinstance(clip, CachedClip)]
-    if not cached:
-        windows, keep = config.window_frames, config.pixels is not None
-        cached = cache_clips(pipeline, samples, window_frames=windows, keep_frames=keep)  # type: ignore[arg-type]
     parameters = _trainable_parameters(pipeline, config)
     _check_processes(accelerator, parameters, config)
+    folder = None if run_dir is None else Path(run_dir) / "checkpoints" / "last"
+    if folder is not None and folder.exists() and not resume:
+        raise UserError(f"{folder} holds a run already", fix="choose another folder, or leave out --no-resume")
+    cached = coded_clips(pipeline, samples, config, run_dir, accelerator, show_progress)
     if config.gradient_checkpointing:
         pipeline.transformer.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(
@@ -160,14 +162,12 @@ def train_generator(
     parameters = _named_parameters(pipeline)  # FSDP has put its parts in their place
     average = MovingAverage(parameters, config.ema_decay)
     state = TrainingState(parameters, optimizer, average, generator)
-    folder = None if run_dir is None else Path(run_dir) / "checkpoints" / "last"
     if folder is not None and folder.exists():
-        if not resume:
-            raise UserError(f"{folder} holds a run already", fix="choose another folder, or leave out --no-resume")
         load_state(state, folder, config)
     result = TrainingResult(state.losses, 0.0, sum(p.numel() for p in parameters.values()), len(cached))
     process = (accelerator.process_index, accelerator.num_processes)
-    batches = ClipBatches(cached, config.batch_size * accelerator.num_processes, generator)
+    bucket_of = cached.bucket_of if isinstance(cached, LatentCache) else None
+    batches = ClipBatches(cached, config.batch_size * accelerator.num_processes, generator, bucket_of)
     pipeline.transformer.train()
     started = time.monotonic()
     with training_progress(show_progress and accelerator.is_main_process) as progress:

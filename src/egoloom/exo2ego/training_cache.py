@@ -1,9 +1,11 @@
 """Latents first: every clip is coded once, before the first training step."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
+import numpy as np
 import torch
 
 from egoloom.errors import UserError
@@ -58,61 +60,111 @@ class CachedClip:
         return replace(self, tables=tables, **{name: value[rows] for name, value in parts.items()})
 
 
+@dataclass(frozen=True)
+class ClipCoding:
+    """What of the samples is coded.
+
+    Args:
+        window_frames: Cuts longer clips into windows.
+        keep_frames: Keeps true frames and masks of hands and arms too, for losses on pixels.
+        seed: Seed of latents that are drawn from the autoencoder's posterior.
+    """
+
+    window_frames: int | None = None
+    keep_frames: bool = False
+    seed: int = 0
+
+    def generator(self, sample: int, window: int) -> torch.Generator:
+        """Returns the randomness of one window, which does not depend on what was coded before it."""
+        seed = np.random.SeedSequence([self.seed, sample, window]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+
 def cache_clips(
     pipeline: EgoXPipeline,
     samples: Sequence[GeneratorSample],
-    *,
-    window_frames: int | None = None,
-    keep_frames: bool = False,
-    on_clip: Callable[[int, int], None] | None = None,
+    coding: ClipCoding | None = None,
+    on_sample: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
-    """Returns the latents, masks, tables and captions of all training clips.
+    """Returns the latents, masks, tables and captions of all training clips, in memory.
 
     Args:
         pipeline: The pipeline that is trained.
         samples: Clips with ego truth.
-        window_frames: Cuts longer clips into windows.
-        keep_frames: Keeps true frames and masks of hands and arms too, for losses on pixels.
-        on_clip: Called with (done, all).
+        coding: What is coded; whole clips without their frames by default.
+        on_sample: Called with (done, all).
 
     Raises:
         UserError: If there is no clip, or one has no ego truth.
     """
-    if not samples:
-        raise UserError("There is no clip to train on", fix="give at least one take with ego ground truth")
+    coding = coding or ClipCoding()
+    refuse_nothing(samples)
     cached: list[CachedClip] = []
+    embed = lru_cache(maxsize=None)(partial(embed_caption, pipeline))
     for number, sample in enumerate(samples):
-        if sample.truth_TCHW is None:
-            raise UserError(f"{sample.name} has no ego ground truth and cannot be trained on")
-        for part in _windows(sample.fit_length(latent_strides(pipeline.vae)[0]), window_frames, pipeline):
-            clips = pipeline.prepare([part])
-            truth = encode_video(pipeline.vae, part.truth_TCHW[None])  # type: ignore[index]
-            if not bool(torch.isfinite(truth).all() and torch.isfinite(clips.given).all()):
-                raise UserError(f"{sample.name}: its latents hold NaN or infinite values", fix="check the autoencoder")
-            text = embed_texts(
-                pipeline.tokenizer,
-                pipeline.text_encoder,
-                [sample.caption if pipeline.text_encoder is not None else ""],
-                pipeline.config["text_length"],
-                pipeline.transformer.config["text_dim"],
-            )
-            image = pipeline.encode_images([part])
-            clip = CachedClip(clips.layout, clips.exo, clips.prior, truth, clips.given, clips.tables, text, image)
-            cached.append(_with_frames(clip, part) if keep_frames else clip)
-        if on_clip is not None:
-            on_clip(number + 1, len(samples))
+        for window, part in enumerate(cut_windows(pipeline, sample, coding)):
+            cached.append(code_window(pipeline, part, coding, coding.generator(number, window), embed(part.caption)))
+        if on_sample is not None:
+            on_sample(number + 1, len(samples))
     return cached
 
 
-def _with_frames(clip: CachedClip, sample: GeneratorSample) -> CachedClip:
-    assert sample.truth_TCHW is not None
-    assert sample.hole_THW is not None
-    wearer = torch.zeros_like(sample.hole_THW) if sample.wearer_THW is None else sample.wearer_THW
-    return replace(clip, frames=sample.truth_TCHW[None], wearer=wearer[None])
+def refuse_nothing(samples: Sequence[GeneratorSample]) -> None:
+    """Raises a UserError where there is no clip."""
+    if not samples:
+        raise UserError("There is no clip to train on", fix="give at least one take with ego ground truth")
 
 
-def _windows(sample: GeneratorSample, window_frames: int | None, pipeline: EgoXPipeline) -> list[GeneratorSample]:
-    stride = latent_strides(pipeline.vae)[0]
+def embed_caption(pipeline: EgoXPipeline, caption: str) -> torch.Tensor:
+    """Returns the embeddings ``[1, L, D]`` of a caption; those of no caption where there is no text encoder."""
+    return embed_texts(
+        pipeline.tokenizer,
+        pipeline.text_encoder,
+        [caption if pipeline.text_encoder is not None else ""],
+        pipeline.config["text_length"],
+        pipeline.transformer.config["text_dim"],
+    )
+
+
+def code_window(
+    pipeline: EgoXPipeline, part: GeneratorSample, coding: ClipCoding, generator: torch.Generator, text: torch.Tensor
+) -> CachedClip:
+    """Returns one coded window.
+
+    Args:
+        pipeline: The pipeline that is trained.
+        part: The window.
+        coding: What is coded.
+        generator: Randomness of drawn latents.
+        text: Embeddings of its caption.
+
+    Raises:
+        UserError: If the latents are not finite.
+    """
+    assert part.truth_TCHW is not None
+    assert part.hole_THW is not None
+    clips = pipeline.prepare([part], generator)
+    truth = encode_video(pipeline.vae, part.truth_TCHW[None])
+    if not bool(torch.isfinite(truth).all() and torch.isfinite(clips.given).all()):
+        raise UserError(f"{part.name}: its latents hold NaN or infinite values", fix="check the autoencoder")
+    image = pipeline.encode_images([part])
+    clip = CachedClip(clips.layout, clips.exo, clips.prior, truth, clips.given, clips.tables, text, image)
+    if not coding.keep_frames:
+        return clip
+    wearer = torch.zeros_like(part.hole_THW) if part.wearer_THW is None else part.wearer_THW
+    return replace(clip, frames=part.truth_TCHW[None], wearer=wearer[None])
+
+
+def cut_windows(pipeline: EgoXPipeline, sample: GeneratorSample, coding: ClipCoding) -> list[GeneratorSample]:
+    """Returns the windows of a sample, which is made to fit the autoencoder's stride first.
+
+    Raises:
+        UserError: If it has no ego truth, or windows of this length cannot be coded.
+    """
+    if sample.truth_TCHW is None:
+        raise UserError(f"{sample.name} has no ego ground truth and cannot be trained on")
+    stride, window_frames = latent_strides(pipeline.vae)[0], coding.window_frames
+    sample = sample.fit_length(stride)
     if window_frames is None or sample.num_frames <= window_frames:
         return [sample]
     if (window_frames - 1) % stride:
@@ -146,16 +198,23 @@ class ClipBatches:
     """Draws batches of one size at a time, reproducibly, from buckets of clips that fit together.
 
     Args:
-        clips: Cached clips.
+        clips: Cached clips, in memory or on disk.
         batch_size: Clips per batch.
         generator: Source of all choices; its state is the state of the order.
+        bucket_of: Bucket of each clip, where that is known without reading it.
     """
 
-    def __init__(self, clips: Sequence[CachedClip], batch_size: int, generator: torch.Generator) -> None:
-        buckets: dict[object, list[CachedClip]] = defaultdict(list)
-        for clip in clips:
-            buckets[clip.bucket].append(clip)
-        self.buckets = list(buckets.values())
+    def __init__(
+        self,
+        clips: Sequence[CachedClip],
+        batch_size: int,
+        generator: torch.Generator,
+        bucket_of: Sequence[Hashable] | None = None,
+    ) -> None:
+        buckets: dict[Hashable, list[int]] = defaultdict(list)
+        for index, bucket in enumerate([clip.bucket for clip in clips] if bucket_of is None else bucket_of):
+            buckets[bucket].append(index)
+        self.clips, self.buckets = clips, list(buckets.values())
         self.batch_size, self.generator = batch_size, generator
         self.weights = torch.tensor([float(len(bucket)) for bucket in self.buckets])
 
@@ -165,4 +224,4 @@ class ClipBatches:
         picks = torch.randint(len(bucket), (self.batch_size,), generator=self.generator)
         if len(bucket) >= self.batch_size:
             picks = torch.randperm(len(bucket), generator=self.generator)[: self.batch_size]
-        return stack_clips([bucket[int(pick)] for pick in picks])
+        return stack_clips([self.clips[bucket[int(pick)]] for pick in picks])
