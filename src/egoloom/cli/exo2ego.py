@@ -35,6 +35,7 @@ class Generate:
         out: Folder of the generated videos; finished ones are kept, so the same command continues.
         model: "builtin", a folder of a trained generator, or a Wan checkpoint in diffusers layout.
         lora: LoRA weights to add.
+        captioner: Local folder of an image-text model of transformers that describes clips without a caption.
         take: Only the take or clip of this name (a unique beginning is enough).
         limit: Largest number of clips.
         num_frames: Frames read of each clip, spread over its length.
@@ -61,6 +62,7 @@ class Generate:
     out: Path = Path("runs/generated")
     model: str = "builtin"
     lora: Path | None = None
+    captioner: Path | None = None
     take: str | None = None
     limit: int = 16
     num_frames: int = 17
@@ -115,6 +117,8 @@ def run_generate(options: Generate) -> None:
     if not 0 <= keep_prior <= 1:
         raise UserError(f"--keep-prior {keep_prior} is out of range", allowed="0 to 1")
     from egoloom.augmentation.generator_inputs import read_samples
+    from egoloom.clips.files import write_text
+    from egoloom.exo2ego.captioning import caption_clips
     from egoloom.exo2ego.generation import GenerationConfig, generate
     from egoloom.exo2ego.shipped import load_generator
 
@@ -132,13 +136,18 @@ def run_generate(options: Generate) -> None:
         keep_prior=keep_prior,
     )
     rows = []
+    waiting = [sample for sample, _ in samples if not _video_path(options, sample).exists()]
+    # All captions first, so that the captioner is gone from memory before the generator works.
+    described = {sample.name: sample for sample in caption_clips(waiting, options.captioner, pipeline)}
     for sample, fps in samples:
-        path = options.out / f"{sample.name}.mp4"
+        path = _video_path(options, sample)
         if path.exists():
             rows.append({"clip": sample.name, "video": str(path), "kept": True})
             continue
-        frames = generate(pipeline, [sample], config)[0]
+        frames = generate(pipeline, [described[sample.name]], config)[0]
         rows.append({"clip": sample.name, "video": str(path), "kept": False, **_measure(sample, frames)})
+        if options.captioner is not None:
+            write_text(path.with_suffix(".caption.txt"), described[sample.name].caption + "\n")
         _write(path, frames, fps)
         if not options.json:
             print("  ".join(f"{key} {_short(value)}" for key, value in rows[-1].items()))
@@ -156,6 +165,10 @@ def _raw_video(options: Generate) -> "RawVideoConfig":
 
     names = ("depth", "fov_deg", "calibration", "keypoints", "person_mask", "ego_poses")
     return RawVideoConfig(depth_range_m=options.depth_range, **{name: getattr(options, name) for name in names})
+
+
+def _video_path(options: Generate, sample: "GeneratorSample") -> Path:
+    return options.out / f"{sample.name}.mp4"
 
 
 def _measure(sample: "GeneratorSample", frames: Any) -> dict[str, float]:

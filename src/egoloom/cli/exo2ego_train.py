@@ -18,6 +18,7 @@ class Train:
         store: Clip stores or EgoX folders whose takes have exo, depth, cameras and ego truth; several are mixed.
         out: Run folder; the same command continues an interrupted run there.
         base: Generator to start from, for all recipes but kitchen-tiny ("builtin", a folder, or a Wan checkpoint).
+        captioner: Local folder of an image-text model of transformers that describes takes without a caption.
         splits: Splits of clip stores that are trained on.
         limit: Largest number of takes of each store.
         steps: Optimiser steps in place of the recipe's.
@@ -31,6 +32,7 @@ class Train:
     store: tuple[Path, ...]
     out: Path = Path("runs/exo2ego")
     base: str = "builtin"
+    captioner: Path | None = None
     splits: tuple[str, ...] = ("train", "unlabelled")
     limit: int = 1000
     steps: int | None = None
@@ -47,6 +49,7 @@ def run_train(options: Train) -> None:
     from egoloom.clips.files import write_text
     from egoloom.clips.media import write_video
     from egoloom.exo2ego.autoencoder_training import train_tiny_vae
+    from egoloom.exo2ego.captioning import caption_clips
     from egoloom.exo2ego.lora import save_lora
     from egoloom.exo2ego.presets import generator_recipe
     from egoloom.exo2ego.shipped import load_generator
@@ -72,6 +75,8 @@ def run_train(options: Train) -> None:
         videos = [video for sample in samples for video in (sample.exo_TCHW, sample.truth_TCHW) if video is not None]
         vae = train_tiny_vae(videos, recipe.tiny)
         pipeline = build_tiny_pipeline(recipe.tiny, vae=vae, seed=training.seed)
+
+    samples = caption_clips(samples, options.captioner, pipeline)
 
     def write_sample(step: int) -> None:
         from egoloom.exo2ego.generation import GenerationConfig, generate

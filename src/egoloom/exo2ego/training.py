@@ -84,18 +84,19 @@ def generator_loss(
     if not clean_exo:
         level = sigma.view(-1, 1, 1, 1, 1)
         canvas = join_views((1 - level) * batch.exo + level * exo_noise, canvas[..., batch.layout.exo_width :])
-    text = torch.where(dropped.view(-1, 1, 1), torch.zeros_like(batch.text), batch.text)
+    text = torch.where(dropped.view(-1, 1, 1), pipeline.empty_caption().to(batch.text), batch.text)
     guidance = None
     scale = float(pipeline.guidance.config["scale_training"])
     if config.geometry and batch.tables is not None and scale != 0:
         mode = pipeline.guidance.config["mode"]
         guidance = ActiveGuidance(batch.layout, batch.tables, scale, "cached" if mode == "blocks" else mode)
+    x = transformer_input(canvas, batch.given).to(pipeline.transformer.dtype)
     with pipeline.guidance.active(guidance):
         output = (model or pipeline.transformer)(
-            hidden_states=transformer_input(canvas, batch.given),
+            hidden_states=x,
             timestep=sigma * NUM_TRAIN_TIMESTEPS,
-            encoder_hidden_states=text,
-            encoder_hidden_states_image=batch.image,
+            encoder_hidden_states=text.to(x),
+            encoder_hidden_states_image=None if batch.image is None else batch.image.to(x),
             return_dict=False,
         )[0]
     width = batch.layout.exo_width
@@ -243,6 +244,9 @@ def _trainable_parameters(pipeline: EgoXPipeline, config: GeneratorTraining) -> 
                 )
         for name, parameter in transformer.named_parameters():
             parameter.requires_grad_("lora_" in name)
+            if "lora_" in name:
+                # peft takes the base's type; bfloat16 would round away steps of a learning rate of 2e-5.
+                parameter.data = parameter.data.float()
     return _named_parameters(pipeline)
 
 
