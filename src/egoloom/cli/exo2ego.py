@@ -35,6 +35,7 @@ class Generate:
         out: Folder of the generated videos; finished ones are kept, so the same command continues.
         model: "builtin", a folder of a trained generator, or a Wan checkpoint in diffusers layout.
         lora: LoRA weights to add.
+        independent_exo: Compute exo tokens once a clip and branch; for weights that were trained so.
         captioner: Local folder of an image-text model of transformers that describes clips without a caption.
         take: Only the take or clip of this name (a unique beginning is enough).
         limit: Largest number of clips.
@@ -62,6 +63,7 @@ class Generate:
     out: Path = Path("runs/generated")
     model: str = "builtin"
     lora: Path | None = None
+    independent_exo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     captioner: Path | None = None
     take: str | None = None
     limit: int = 16
@@ -126,6 +128,8 @@ def run_generate(options: Generate) -> None:
         options.source, options.size_px, options.num_frames, options.take, options.limit, raw=_raw_video(options)
     )
     pipeline = load_generator(options.model, options.lora)
+    if options.independent_exo:
+        pipeline.guidance.make_exo_independent()
     options.out.mkdir(parents=True, exist_ok=True)
     default_steps = PICTURE_STEPS if is_builtin else GenerationConfig().num_steps
     config = GenerationConfig(
@@ -198,7 +202,7 @@ def print_plan(options: Generate) -> None:
     from egoloom.exo2ego.memory_plan import PlanConfig, format_plan, make_plan
 
     budgets = (options.budget_gb,) if options.budget_gb else (80.0, 48.0, 24.0, 16.0)
-    plans = [make_plan(PlanConfig(budget_gb=budget)) for budget in budgets]
+    plans = [make_plan(PlanConfig(budget_gb=budget, keep_exo=options.independent_exo)) for budget in budgets]
     if options.json:
         print(json_format.dumps([plan.to_dict() for plan in plans]))
         return

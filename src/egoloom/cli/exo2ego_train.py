@@ -18,6 +18,7 @@ class Train:
         store: Clip stores or EgoX folders whose takes have exo, depth, cameras and ego truth; several are mixed.
         out: Run folder; the same command continues an interrupted run there.
         base: Generator to start from, for all recipes but kitchen-tiny ("builtin", a folder, or a Wan checkpoint).
+        independent_exo: Exo tokens do not look at ego tokens, so that generate --independent-exo computes them once.
         captioner: Local folder of an image-text model of transformers that describes takes without a caption.
         splits: Splits of clip stores that are trained on.
         limit: Largest number of takes of each store.
@@ -32,6 +33,7 @@ class Train:
     store: tuple[Path, ...]
     out: Path = Path("runs/exo2ego")
     base: str = "builtin"
+    independent_exo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     captioner: Path | None = None
     splits: tuple[str, ...] = ("train", "unlabelled")
     limit: int = 1000
@@ -76,6 +78,8 @@ def run_train(options: Train) -> None:
         vae = train_tiny_vae(videos, recipe.tiny)
         pipeline = build_tiny_pipeline(recipe.tiny, vae=vae, seed=training.seed)
 
+    if options.independent_exo:
+        pipeline.guidance.make_exo_independent()
     samples = caption_clips(samples, options.captioner, pipeline)
 
     def write_sample(step: int) -> None:

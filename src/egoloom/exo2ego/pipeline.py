@@ -273,7 +273,8 @@ class EgoXPipeline(DiffusionPipeline):
             return [prompt_embeds]
         if negative_prompt_embeds is None:
             negative_prompt_embeds = self.empty_caption()
-        if torch.equal(prompt_embeds, negative_prompt_embeds.expand_as(prompt_embeds)):
+        is_same_size = prompt_embeds.shape[1:] == negative_prompt_embeds.shape[1:]  # given ones may be shorter
+        if is_same_size and torch.equal(prompt_embeds, negative_prompt_embeds.expand_as(prompt_embeds)):
             return [prompt_embeds]  # both branches are the same network on the same input
         return [prompt_embeds, negative_prompt_embeds]
 

@@ -14,7 +14,6 @@ import torch
 
 from egoloom._distributed import from_main, open_accelerator
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import ActiveGuidance
 from egoloom.exo2ego.conditioning import join_views, noised_canvas, transformer_input
 from egoloom.exo2ego.latents import decode_pixels
 from egoloom.exo2ego.lora import REFERENCE_TARGETS
@@ -85,11 +84,13 @@ def generator_loss(
         level = sigma.view(-1, 1, 1, 1, 1)
         canvas = join_views((1 - level) * batch.exo + level * exo_noise, canvas[..., batch.layout.exo_width :])
     text = torch.where(dropped.view(-1, 1, 1), pipeline.empty_caption().to(batch.text), batch.text)
-    guidance = None
-    scale = float(pipeline.guidance.config["scale_training"])
-    if config.geometry and batch.tables is not None and scale != 0:
-        mode = pipeline.guidance.config["mode"]
-        guidance = ActiveGuidance(batch.layout, batch.tables, scale, "cached" if mode == "blocks" else mode)
+    mode = pipeline.guidance.config["mode"]
+    guidance = pipeline.guidance.guide(
+        batch.layout,
+        batch.tables if config.geometry else None,
+        float(pipeline.guidance.config["scale_training"]),
+        "cached" if mode == "blocks" else mode,
+    )
     x = transformer_input(canvas, batch.given).to(pipeline.transformer.dtype)
     with pipeline.guidance.active(guidance):
         output = (model or pipeline.transformer)(
