@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from egoloom.augmentation.generator_inputs import read_samples
 from egoloom.cli.exo2ego import main
@@ -16,6 +17,7 @@ from egoloom.clips.media import VideoReader
 from egoloom.errors import UserError
 from egoloom.exo2ego import generation
 from egoloom.exo2ego.lora import save_lora
+from egoloom.exo2ego.schedule import build_scheduler, flow_shift
 from egoloom.exo2ego.shipped import load_generator
 from egoloom.exo2ego.tiny import TinyConfig, build_tiny_pipeline
 
@@ -149,3 +151,49 @@ def test_an_interruption_keeps_finished_clips_and_the_rest_follows(
     assert [row["kept"] for row in rows] == [True, False]
     for name in ("take0_exo.mp4", "take1_exo.mp4"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_several_loras_add_up_in_few_steps_with_either_solver(
+    egox_folder, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step-distilled LoRA on top of another: both count, one branch a step, against weights merged by hand."""
+    takes = egox_folder(5)
+    merged, generator = load_generator(small), torch.Generator().manual_seed(0)
+    for name in ("first", "second"):
+        lora = {
+            f"transformer.blocks.0.attn{number}.{layer}.lora_{side}.weight": torch.randn(shape, generator=generator)
+            for number in (1, 2)
+            for layer in ("to_q", "to_k", "to_v", "to_out.0")
+            for side, shape in (("A", (2, 16)), ("B", (16, 2)))
+        }
+        (tmp_path / name).mkdir()
+        save_file(lora, tmp_path / name / "pytorch_lora_weights.safetensors")
+        for key in (key for key in lora if "lora_A" in key):
+            layer = merged.transformer.get_submodule(key.removeprefix("transformer.").removesuffix(".lora_A.weight"))
+            layer.weight.data += lora[key.replace("lora_A", "lora_B")] @ lora[key]
+    passes, generated = [], []
+    real = generation.generate
+
+    def watch(pipeline, samples, config):
+        handle = pipeline.transformer.register_forward_pre_hook(lambda module, inputs: passes.append(1))
+        generated.extend(real(pipeline, samples, config))
+        handle.remove()
+        assert type(pipeline.scheduler).__name__ == solvers[len(generated) - 1]
+        return generated[-1:]
+
+    monkeypatch.setattr(generation, "generate", watch)
+    solvers = ["UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"]
+    loras = ["--lora", str(tmp_path / "first"), str(tmp_path / "second")]
+    words = ["generate", str(takes), "--model", str(small), "--num-frames", "5", "--steps", "4", "--guidance", "1"]
+    main([*words, "--solver", "unipc", *loras, "--out", str(tmp_path / "a")])
+    main([*words, "--solver", "euler", *loras, "--out", str(tmp_path / "b")])
+    main([*words, "--solver", "euler", "--lora", str(tmp_path / "second"), "--out", str(tmp_path / "c")])
+    assert len(passes) == 3 * 4
+    (sample, _), *_ = read_samples(takes, 64, 5, None, 1)
+    for solver, frames in zip(("unipc", "euler"), generated, strict=False):
+        merged.scheduler = build_scheduler(solver, flow_shift(merged.scheduler))
+        expected = real(merged, [sample], generation.GenerationConfig(num_steps=4))[0]
+        assert (frames.int() - expected.int()).abs().max() <= 1
+    assert (generated[2].int() - generated[1].int()).abs().max() > 1
+    with pytest.raises(UserError, match="Unknown solver: 'heun'"):
+        main([*words, "--solver", "heun", "--out", str(tmp_path / "d")])

@@ -34,7 +34,7 @@ class Generate:
         source: A clip store, a folder in the EgoX layout (with meta.json), or a third-person video.
         out: Folder of the generated videos; finished ones are kept, so the same command continues.
         model: "builtin", a folder of a trained generator, or a Wan checkpoint in diffusers layout.
-        lora: LoRA weights to add.
+        lora: LoRA weights to add; several add up, e.g. EgoX and a step-distilled one for few --steps.
         independent_exo: Compute exo tokens once a clip and branch; for weights that were trained so.
         captioner: Local folder of an image-text model of transformers that describes clips without a caption.
         take: Only the take or clip of this name (a unique beginning is enough).
@@ -42,6 +42,7 @@ class Generate:
         num_frames: Frames read of each clip, spread over its length.
         size_px: Side of the ego frames.
         steps: Denoising steps, 50 for the published weights. Absent, 4 for "builtin" and 2 for others.
+        solver: unipc or euler, in place of the model's own.
         guidance: Classifier-free guidance; 1 switches it off.
         window_frames: Frames generated at once; the whole clip if absent.
         seed: Seed of the noise.
@@ -62,7 +63,7 @@ class Generate:
     source: Annotated[Path | None, tyro.conf.Positional] = None
     out: Path = Path("runs/generated")
     model: str = "builtin"
-    lora: Path | None = None
+    lora: tuple[Path, ...] = ()
     independent_exo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     captioner: Path | None = None
     take: str | None = None
@@ -70,6 +71,7 @@ class Generate:
     num_frames: int = 17
     size_px: int = 64
     steps: int | None = None
+    solver: str | None = None
     guidance: float = 1.0
     window_frames: int | None = None
     seed: int = 0
@@ -122,12 +124,15 @@ def run_generate(options: Generate) -> None:
     from egoloom.clips.files import write_text
     from egoloom.exo2ego.captioning import caption_clips
     from egoloom.exo2ego.generation import GenerationConfig, generate
+    from egoloom.exo2ego.schedule import build_scheduler, flow_shift
     from egoloom.exo2ego.shipped import load_generator
 
     samples = read_samples(
         options.source, options.size_px, options.num_frames, options.take, options.limit, raw=_raw_video(options)
     )
     pipeline = load_generator(options.model, options.lora)
+    if options.solver is not None:
+        pipeline.scheduler = build_scheduler(options.solver, flow_shift(pipeline.scheduler))
     if options.independent_exo:
         pipeline.guidance.make_exo_independent()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -253,8 +253,14 @@ def _plan(config: PlanConfig, name: str, together: bool, dtype: str, blocks: int
     return MemoryPlan(name, tuple(settings), stages, config.budget_gb)
 
 
+_HOW = {
+    "int8": "8-bit: transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16), then load_lora",
+    "nf4": "4-bit: WanTransformer3DModel.from_pretrained(quantization_config=BitsAndBytesConfig(...)), then load_lora",
+}
+
+
 def _settings(dtype: str, together: bool, blocks: int | None, tiled: bool, mode: str) -> list[str]:
-    settings = [f"transformer weights {dtype}", f"geometry-guided attention: {mode}"]
+    settings = [f"transformer weights {_HOW.get(dtype, dtype)}", f"geometry-guided attention: {mode}"]
     if not together:
         settings.append("pipeline.enable_model_cpu_offload()")
     if blocks is not None:
