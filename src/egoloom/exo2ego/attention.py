@@ -346,7 +346,12 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
         return self
 
     def guide(
-        self, layout: CanvasLayout, tables: DirectionTables | None, scale: float, mode: GuidanceMode
+        self,
+        layout: CanvasLayout,
+        tables: DirectionTables | None,
+        scale: float,
+        mode: GuidanceMode,
+        device: torch.device | str = "cpu",
     ) -> ActiveGuidance | None:
         """Returns what :meth:`active` takes for clips of a layout; None where nothing differs from stock attention."""
         independent = bool(self.config.get("independent_exo", False))
@@ -354,7 +359,7 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
             if not independent:
                 return None
             tables = DirectionTables.neutral(layout)
-        return ActiveGuidance(layout, tables, float(scale), mode, independent_exo=independent)
+        return ActiveGuidance(layout, tables.to(device), float(scale), mode, independent_exo=independent)
 
     @contextlib.contextmanager
     def active(self, guidance: ActiveGuidance | None) -> Iterator[None]:

@@ -129,8 +129,8 @@ class Denoiser:
                 "Noised exo latents differ at every step, so exo tokens cannot be kept", allowed="clean_exo"
             )
         scale = own["scale_inference"] if options.geometry_scale is None else options.geometry_scale
-        tables = None if clips.tables is None else clips.tables.to(clips.exo.device)
-        return guidance.guide(clips.layout, tables, float(scale), check_mode(options.mode or own["mode"]))
+        mode = check_mode(options.mode or own["mode"])
+        return guidance.guide(clips.layout, clips.tables, float(scale), mode, clips.exo.device)
 
     def _known_latents(self, frames_BTCHW: torch.Tensor | None) -> torch.Tensor | None:
         if frames_BTCHW is None:

@@ -90,6 +90,7 @@ def generator_loss(
         batch.tables if config.geometry else None,
         float(pipeline.guidance.config["scale_training"]),
         "cached" if mode == "blocks" else mode,
+        device,
     )
     x = transformer_input(canvas, batch.given).to(pipeline.transformer.dtype)
     with pipeline.guidance.active(guidance):
