@@ -137,3 +137,59 @@ def wall_store(tmp_path_factory):
             )
             store.append(videos=[video], clips=[row])
     return path
+
+
+@pytest.fixture
+def egox_folder(tmp_path):
+    """Writes a folder in the EgoX layout: one take ``wall`` of a wall, 64 px, with a lens for the ego view."""
+    import json
+
+    import numpy as np
+
+    from egoloom.clips.media import write_video
+
+    def write(num_frames: int = 9, *, with_depth: bool = True, **changes):
+        folder = tmp_path / f"takes{num_frames}"
+        clip = build_sample(num_frames, 64, 64)
+        write_video(folder / "videos/wall/exo.mp4", clip.exo_TCHW.numpy(), 20)
+        write_video(folder / "videos/wall/ego_GT.mp4", clip.truth_TCHW.numpy(), 20)
+        if with_depth:
+            (folder / "depth_maps/wall").mkdir(parents=True)
+        for index in range(num_frames if with_depth else 0):
+            np.save(folder / f"depth_maps/wall/{index:05d}.npy", np.full((64, 64), DISTANCE_M, np.float16))
+        poses = np.repeat(np.eye(4)[None, :3], num_frames, 0)
+        poses[:, 0, 3] = np.linspace(-0.2, -0.5, num_frames)
+        entry = {
+            "take_name": "wall", "exo_path": "videos/wall/exo.mp4", "ego_gt_path": "videos/wall/ego_GT.mp4",
+            "camera_intrinsics": [[30.0, 0, 32.0], [0, 30.0, 32.0], [0, 0, 1]],
+            "camera_extrinsics": np.eye(4)[:3].tolist(), "ego_extrinsics": poses.tolist(), **changes,
+        }  # fmt: skip
+        (folder / "meta.json").write_text(json.dumps({"test_datasets": [entry]}))
+        lens = Pinhole(torch.tensor([40.0, 40.0, 32.0, 32.0]), (64, 64)).to_dict()
+        (folder / "calibration.json").write_text(json.dumps({"ego": lens}))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def wan_folder(tmp_path_factory):
+    """The 14B model's architecture at tiny size with a text encoder, in diffusers layout."""
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import BertTokenizerFast, UMT5Config, UMT5EncoderModel
+
+    folder = tmp_path_factory.mktemp("wan")
+    torch.manual_seed(0)
+    AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).save_pretrained(folder / "vae")
+    WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=36, out_channels=16, text_dim=8, freq_dim=16,
+        ffn_dim=32, num_layers=2, image_dim=12, added_kv_proj_dim=32, rope_max_seq_len=64,
+    ).save_pretrained(folder / "transformer")  # fmt: skip
+    words = (
+        "[PAD] [UNK] [CLS] [SEP] [MASK] [ ] exo ego view scene overview : a person kicks the ball room red * . , action"
+    )
+    (folder / "words.txt").write_text("\n".join(words.split()))
+    BertTokenizerFast(str(folder / "words.txt")).save_pretrained(folder / "tokenizer")
+    text = UMT5Config(vocab_size=64, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    UMT5EncoderModel(text).save_pretrained(folder / "text_encoder")
+    return folder

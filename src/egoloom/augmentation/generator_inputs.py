@@ -201,8 +201,9 @@ def _load_egox(take: EgoXTake, num_frames: int) -> ExoTake:
     size = (448, 448) if truth is None else (truth.shape[3], truth.shape[2])
     length_s = take.num_frames / float(take.fps)
     exo_poses = take.T_world_exo
+    prompt = str(take.entry.get("prompt") or "")
     return ExoTake(
-        clip=Clip(take.name, take.name, "", "exo", take.name, 0.0, length_s, "test"),
+        clip=Clip(take.name, take.name, "", "exo", take.name, 0.0, length_s, "test", extra={"prompt": prompt}),
         times_s=take.times_s[index],
         exo_TCHW=take.exo_frames()[index],
         depth_THW=take.depth()[index],

@@ -81,6 +81,7 @@ def generator_sample(
         hole_THW=torch.as_tensor(prior.hole_mask_THW),
         truth_TCHW=None if take.truth_TCHW is None else resize(take.truth_TCHW, size_px, size_px),
         geometry=geometry,
+        caption=take.clip.extra.get("prompt", ""),
         wearer_THW=None if take.wearer_THW is None else resize_mask(take.wearer_THW, size_px),
     )
     return sample, prior

@@ -1,7 +1,7 @@
 """``egoloom exo2ego``: generates ego video from exo takes and plans memory; training is in ``exo2ego_train``."""
 
 import json as json_format
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,12 +34,15 @@ class Generate:
         source: A clip store, a folder in the EgoX layout (with meta.json), or a third-person video.
         out: Folder of the generated videos; finished ones are kept, so the same command continues.
         model: "builtin", a folder of a trained generator, or a Wan checkpoint in diffusers layout.
-        lora: LoRA weights to add.
+        lora: LoRA weights to add; several add up, e.g. EgoX and a step-distilled one for few --steps.
+        independent_exo: Compute exo tokens once a clip and branch; for weights that were trained so.
+        captioner: Local folder of an image-text model of transformers that describes clips without a caption.
         take: Only the take or clip of this name (a unique beginning is enough).
         limit: Largest number of clips.
         num_frames: Frames read of each clip, spread over its length.
         size_px: Side of the ego frames.
         steps: Denoising steps, 50 for the published weights. Absent, 4 for "builtin" and 2 for others.
+        solver: unipc or euler, in place of the model's own.
         guidance: Classifier-free guidance; 1 switches it off.
         window_frames: Frames generated at once; the whole clip if absent.
         seed: Seed of the noise.
@@ -60,12 +63,15 @@ class Generate:
     source: Annotated[Path | None, tyro.conf.Positional] = None
     out: Path = Path("runs/generated")
     model: str = "builtin"
-    lora: Path | None = None
+    lora: tuple[Path, ...] = ()
+    independent_exo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    captioner: Path | None = None
     take: str | None = None
     limit: int = 16
     num_frames: int = 17
     size_px: int = 64
     steps: int | None = None
+    solver: str | None = None
     guidance: float = 1.0
     window_frames: int | None = None
     seed: int = 0
@@ -115,11 +121,18 @@ def run_generate(options: Generate) -> None:
     if not 0 <= keep_prior <= 1:
         raise UserError(f"--keep-prior {keep_prior} is out of range", allowed="0 to 1")
     from egoloom.augmentation.generator_inputs import find_takes
+    from egoloom.clips.files import write_text
+    from egoloom.exo2ego.captioning import captions_of
     from egoloom.exo2ego.generation import GenerationConfig, generate
+    from egoloom.exo2ego.schedule import build_scheduler, flow_shift
     from egoloom.exo2ego.shipped import load_generator
 
     takes = find_takes(options.source, options.size_px, options.num_frames, take=options.take, raw=_raw_video(options))
     pipeline = load_generator(options.model, options.lora)
+    if options.solver is not None:
+        pipeline.scheduler = build_scheduler(options.solver, flow_shift(pipeline.scheduler))
+    if options.independent_exo:
+        pipeline.guidance.make_exo_independent()
     options.out.mkdir(parents=True, exist_ok=True)
     default_steps = PICTURE_STEPS if is_builtin else GenerationConfig().num_steps
     config = GenerationConfig(
@@ -130,14 +143,21 @@ def run_generate(options: Generate) -> None:
         keep_prior=keep_prior,
     )
     rows = []
-    for take in takes[: options.limit]:
+    takes = takes[: options.limit]
+    waiting = [take for take in takes if not (options.out / f"{take.name}.mp4").exists()]
+    # All captions first, so that the captioner is gone from memory before the generator works.
+    captions = captions_of((take.sample()[0] for take in waiting), options.captioner, pipeline)
+    for take in takes:
         path = options.out / f"{take.name}.mp4"
         if path.exists():
             rows.append({"clip": take.name, "video": str(path), "kept": True})
             continue
         sample, fps = take.sample()
+        sample = replace(sample, caption=captions.get(sample.name, sample.caption))
         frames = generate(pipeline, [sample], config)[0]
         rows.append({"clip": sample.name, "video": str(path), "kept": False, **_measure(sample, frames)})
+        if options.captioner is not None:
+            write_text(path.with_suffix(".caption.txt"), sample.caption + "\n")
         _write(path, frames, fps)
         if not options.json:
             print("  ".join(f"{key} {_short(value)}" for key, value in rows[-1].items()))
@@ -184,7 +204,7 @@ def print_plan(options: Generate) -> None:
     from egoloom.exo2ego.memory_plan import PlanConfig, format_plan, make_plan
 
     budgets = (options.budget_gb,) if options.budget_gb else (80.0, 48.0, 24.0, 16.0)
-    plans = [make_plan(PlanConfig(budget_gb=budget)) for budget in budgets]
+    plans = [make_plan(PlanConfig(budget_gb=budget, keep_exo=options.independent_exo)) for budget in budgets]
     if options.json:
         print(json_format.dumps([plan.to_dict() for plan in plans]))
         return

@@ -18,6 +18,8 @@ class Train:
         store: Clip stores or EgoX folders whose takes have exo, depth, cameras and ego truth; several are mixed.
         out: Run folder; the same command continues an interrupted run there.
         base: Generator to start from, for all recipes but kitchen-tiny ("builtin", a folder, or a Wan checkpoint).
+        independent_exo: Exo tokens do not look at ego tokens, so that generate --independent-exo computes them once.
+        captioner: Local folder of an image-text model of transformers that describes takes without a caption.
         splits: Splits of clip stores that are trained on.
         limit: Largest number of takes of each store.
         steps: Optimiser steps in place of the recipe's.
@@ -31,6 +33,8 @@ class Train:
     store: tuple[Path, ...]
     out: Path = Path("runs/exo2ego")
     base: str = "builtin"
+    independent_exo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    captioner: Path | None = None
     splits: tuple[str, ...] = ("train", "unlabelled")
     limit: int = 1000
     steps: int | None = None
@@ -47,6 +51,7 @@ def run_train(options: Train) -> None:
     from egoloom.clips.files import write_text
     from egoloom.clips.media import write_video
     from egoloom.exo2ego.autoencoder_training import stored_tiny_vae
+    from egoloom.exo2ego.captioning import with_captions
     from egoloom.exo2ego.latent_manifest import origins
     from egoloom.exo2ego.lora import save_lora
     from egoloom.exo2ego.presets import generator_recipe
@@ -67,6 +72,10 @@ def run_train(options: Train) -> None:
     else:
         vae = stored_tiny_vae(samples.videos(), origins(samples), recipe.tiny, options.out / "latents")
         pipeline = build_tiny_pipeline(recipe.tiny, vae=vae, seed=training.seed)
+
+    if options.independent_exo:
+        pipeline.guidance.make_exo_independent()
+    samples = with_captions(samples, options.captioner, pipeline)
 
     def write_sample(step: int) -> None:
         from egoloom.exo2ego.generation import GenerationConfig, generate

@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from egoloom.errors import UserError
 from egoloom.exo2ego.bias import NEUTRAL_BIAS, DirectionTables, ego_row_bias, geometry_bias, write_geometry_bias
+from egoloom.exo2ego.exo_memory import ExoMemory
 from egoloom.exo2ego.layout import CanvasLayout
 
 GuidanceMode = Literal["blocks", "cached", "dense", "flex", "vmf"]
@@ -46,6 +47,9 @@ class ActiveGuidance:
         scale: The factor lambda of the bias.
         mode: How the bias is applied.
         kappa_LH: Concentration per layer and head, only for ``vmf``.
+        independent_exo: Exo tokens attend to exo tokens only and are modulated as clean ones (time 0).
+        memory: Keys and values of independent exo tokens; a pass with it computes exo tokens only (to fill it) or ego
+            tokens only (once it is filled).
     """
 
     layout: CanvasLayout
@@ -53,6 +57,8 @@ class ActiveGuidance:
     scale: float = 1.0
     mode: GuidanceMode = "blocks"
     kappa_LH: torch.Tensor | None = None
+    independent_exo: bool = False
+    memory: ExoMemory | None = None
     _cache: dict[object, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,6 +78,13 @@ class ActiveGuidance:
             self._cache[key] = ego_row_bias(self.tables, self.layout.num_ego_tokens, self.scale, dtype)
         return self._cache[key]
 
+    def token_order(self) -> torch.Tensor:
+        """Returns which tokens of the canvas a pass computes, in its order: exo first, or one of the halves."""
+        order, num_exo = self.layout.exo_first_order(), self.layout.num_exo_tokens
+        if self.memory is None:
+            return order
+        return order[num_exo:] if self.memory.is_filled else order[:num_exo]
+
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, guidance: ActiveGuidance, layer: int = 0):
     """Returns geometry-guided attention over tokens in the order [exo | ego].
@@ -83,7 +96,35 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, guidance
         guidance: Geometry, mode and factor.
         layer: Index of the block, which selects its kappa in mode ``vmf``.
     """
+    if guidance.independent_exo:
+        return _attend_independently(query, key, value, guidance, layer)
     return _KERNELS[guidance.mode](query, key, value, guidance, layer)
+
+
+def _attend_independently(query, key, value, guidance: ActiveGuidance, layer: int):
+    """Exo rows see exo keys only. With a memory the tokens are one half of the canvas."""
+    num_exo, memory = guidance.layout.num_exo_tokens, guidance.memory
+    if memory is None:
+        exo = scaled_dot_product_attention(query[:, :, :num_exo], key[:, :, :num_exo], value[:, :, :num_exo])
+        return torch.cat([exo, _attend_ego_rows(query[:, :, num_exo:], key, value, guidance)], dim=2)
+    if not memory.is_filled:
+        memory.keep(layer, key, value)
+        return scaled_dot_product_attention(query, key, value)
+    exo_key, exo_value = memory.recall(layer)
+    return _attend_ego_rows(query, torch.cat([exo_key, key], dim=2), torch.cat([exo_value, value], dim=2), guidance)
+
+
+def _attend_ego_rows(query, key, value, guidance: ActiveGuidance):
+    if guidance.mode == "cached":
+        return scaled_dot_product_attention(query, key, value, attn_mask=guidance.ego_rows(query.dtype))
+    parts = []
+    for first, rays, directions in _row_blocks(guidance):
+        mask = query.new_full((rays.shape[0], 1, rays.shape[1], key.shape[2]), NEUTRAL_BIAS)
+        write_geometry_bias(mask[:, 0], rays, directions, guidance.scale, clamp=guidance.clamp)
+        start = first - guidance.layout.num_exo_tokens
+        rows = query[:, :, start : start + rays.shape[1]]
+        parts.append(scaled_dot_product_attention(rows, key, value, attn_mask=mask))
+    return torch.cat(parts, dim=2)
 
 
 def _attend_blocks(query, key, value, guidance: ActiveGuidance, layer: int):
@@ -250,6 +291,8 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
         num_layers: Blocks with a kappa of their own (``vmf``).
         num_heads: Heads with a kappa of their own (``vmf``).
         initial_kappa: Start value of kappa.
+        independent_exo: Exo tokens attend to exo tokens only and are modulated as clean ones, so that generation
+            computes their keys and values once a clip (ours; a model must be trained so, the published one is not).
     """
 
     @register_to_config
@@ -261,9 +304,12 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
         num_layers: int = 1,
         num_heads: int = 1,
         initial_kappa: float = 1.0,
+        independent_exo: bool = False,
     ) -> None:
         super().__init__()
         check_mode(mode)
+        if independent_exo:
+            self.make_exo_independent()
         self.kappa = nn.Parameter(torch.full((num_layers, num_heads), float(initial_kappa)))
         self._active: ActiveGuidance | None = None
         self._order: torch.Tensor | None = None
@@ -288,12 +334,39 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
             handle.remove()
         self._handles = []
 
+    def make_exo_independent(self) -> "GeometryGuidance":
+        """Makes exo tokens independent of the step from now on; returns itself.
+
+        Raises:
+            UserError: If the mode cannot do it.
+        """
+        if self.config["mode"] not in {"blocks", "cached"}:
+            raise UserError(f"Mode {self.config['mode']!r} has no independent exo tokens", allowed="blocks, cached")
+        self.register_to_config(independent_exo=True)
+        return self
+
+    def guide(
+        self,
+        layout: CanvasLayout,
+        tables: DirectionTables | None,
+        scale: float,
+        mode: GuidanceMode,
+        device: torch.device | str = "cpu",
+    ) -> ActiveGuidance | None:
+        """Returns what :meth:`active` takes for clips of a layout; None where nothing differs from stock attention."""
+        independent = bool(self.config.get("independent_exo", False))
+        if tables is None or scale == 0:
+            if not independent:
+                return None
+            tables = DirectionTables.neutral(layout)
+        return ActiveGuidance(layout, tables.to(device), float(scale), mode, independent_exo=independent)
+
     @contextlib.contextmanager
     def active(self, guidance: ActiveGuidance | None) -> Iterator[None]:
         """Uses this geometry for every forward pass inside the block; ``None`` means stock attention."""
         previous = self._active, self._order
         self._active = guidance
-        self._order = None if guidance is None else guidance.layout.exo_first_order()
+        self._order = None if guidance is None else guidance.token_order()
         if guidance is not None and guidance.mode == "vmf":
             guidance.kappa_LH = self.kappa
         try:
@@ -304,9 +377,9 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
     def _exo_first(self, module, inputs, embedded_BCFHW):
         if self._order is None:
             return None
-        tokens = embedded_BCFHW.flatten(2)
-        if tokens.shape[2] != len(self._order):
-            raise ValueError(f"The canvas gives {tokens.shape[2]} tokens, the geometry is for {len(self._order)}")
+        tokens, expected = embedded_BCFHW.flatten(2), self._num_tokens()
+        if tokens.shape[2] != expected:
+            raise ValueError(f"The canvas gives {tokens.shape[2]} tokens, the geometry is for {expected}")
         return tokens.index_select(2, self._order.to(tokens.device))[:, :, None, None]
 
     def _attach_geometry(self, module, inputs, rotary):
@@ -318,14 +391,26 @@ class GeometryGuidance(ModelMixin, ConfigMixin):
     def _restore_order(self, module, inputs, tokens_BNC):
         if self._order is None:
             return None
-        inverse = torch.argsort(self._order).to(tokens_BNC.device)
-        return tokens_BNC.index_select(1, inverse)
+        order = self._order.to(tokens_BNC.device)
+        if len(order) == self._num_tokens():
+            return tokens_BNC.index_select(1, torch.argsort(order))
+        whole = tokens_BNC.new_zeros(tokens_BNC.shape[0], self._num_tokens(), tokens_BNC.shape[2])
+        return whole.index_copy(1, order, tokens_BNC)  # the half that was not computed stays zero
 
     def _order_timesteps(self, module, positional, keywords):
         timestep = keywords.get("timestep")
-        if self._order is not None and timestep is not None and timestep.ndim == 2:
-            keywords = {**keywords, "timestep": timestep[:, self._order.to(timestep.device)]}
-        return positional, keywords
+        if self._order is None or timestep is None:
+            return positional, keywords
+        if timestep.ndim == 2:
+            timestep = timestep[:, self._order.to(timestep.device)]
+        elif self._active is not None and self._active.independent_exo and self._active.memory is None:
+            layout = self._active.layout
+            exo = timestep.new_zeros(len(timestep), layout.num_exo_tokens)
+            timestep = torch.cat([exo, timestep[:, None].expand(-1, layout.num_ego_tokens)], dim=1)
+        return positional, {**keywords, "timestep": timestep}
+
+    def _num_tokens(self) -> int:
+        return 0 if self._active is None else self._active.layout.num_tokens
 
 
 def check_mode(mode: str) -> GuidanceMode:

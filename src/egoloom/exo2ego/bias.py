@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from egoloom.exo2ego.layout import CanvasLayout
+
 EPSILON = 1e-6
 NEUTRAL_BIAS = math.log1p(EPSILON)
 # Elements of one float32 scratch tile: small enough that matmul, kink, sum and logarithm stay in the cache.
@@ -62,6 +64,13 @@ class DirectionTables:
             return self
         times = batch // own
         return DirectionTables(self.rays_BFPC.repeat(times, 1, 1, 1), self.directions_BFKC.repeat(times, 1, 1, 1))
+
+    @classmethod
+    def neutral(cls, layout: CanvasLayout) -> "DirectionTables":
+        """Returns tables without any direction, whose bias is the same everywhere."""
+        frames = layout.token_frames
+        rays, keys = (1, frames, layout.ego_tokens_per_frame, 3), (1, frames, layout.num_exo_tokens, 3)
+        return cls(torch.zeros(rays), torch.zeros(keys))
 
     @staticmethod
     def stack(tables: list["DirectionTables"]) -> "DirectionTables":

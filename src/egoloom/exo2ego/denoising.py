@@ -14,6 +14,7 @@ from egoloom.errors import UserError
 from egoloom.exo2ego.attention import ActiveGuidance, GuidanceMode, check_mode
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.conditioning import join_views, transformer_input, zero_exo_velocity
+from egoloom.exo2ego.exo_memory import ExoMemory
 from egoloom.exo2ego.latents import encode_video, latent_strides
 from egoloom.exo2ego.layout import CanvasLayout
 from egoloom.exo2ego.prediction import ego_velocity
@@ -79,6 +80,8 @@ class Denoiser:
     ) -> None:
         self.pipeline, self.clips, self.text_branches, self.options = pipeline, clips, text_branches, options
         self._difference: torch.Tensor | None = None
+        self._guidance = self._choose_guidance()
+        self._memories = [ExoMemory() for _ in text_branches]
 
     def run(
         self, num_steps: int, generator: torch.Generator, known_frames_BTCHW: torch.Tensor | None = None
@@ -99,7 +102,7 @@ class Denoiser:
         known = self._known_latents(known_frames_BTCHW)
         set_noise_levels(pipeline.scheduler, num_steps)
         latents = join_views(clips.exo, noise)
-        with pipeline.guidance.active(self._guidance()), self._progress_bar() as progress:
+        with self._progress_bar() as progress:
             for step, timestep in enumerate(pipeline.scheduler.timesteps):
                 sigma = pipeline.scheduler.sigmas[step].to(device).expand(len(latents))
                 latents = self._hold(latents, known, noise, sigma[0])
@@ -118,13 +121,16 @@ class Denoiser:
     def _progress_bar(self) -> Any:
         return self.pipeline.progress_bar(total=len(self.pipeline.scheduler.timesteps))  # type: ignore[call-arg]
 
-    def _guidance(self) -> ActiveGuidance | None:
-        own, options = self.pipeline.guidance.config, self.options
+    def _choose_guidance(self) -> ActiveGuidance | None:
+        guidance, options, clips = self.pipeline.guidance, self.options, self.clips
+        own = guidance.config
+        if own.get("independent_exo") and not self.pipeline.config["clean_exo"]:
+            raise UserError(
+                "Noised exo latents differ at every step, so exo tokens cannot be kept", allowed="clean_exo"
+            )
         scale = own["scale_inference"] if options.geometry_scale is None else options.geometry_scale
-        if self.clips.tables is None or scale == 0:
-            return None
         mode = check_mode(options.mode or own["mode"])
-        return ActiveGuidance(self.clips.layout, self.clips.tables.to(self.clips.exo.device), float(scale), mode)
+        return guidance.guide(clips.layout, clips.tables, float(scale), mode, clips.exo.device)
 
     def _known_latents(self, frames_BTCHW: torch.Tensor | None) -> torch.Tensor | None:
         if frames_BTCHW is None:
@@ -154,22 +160,32 @@ class Denoiser:
             exo = (1 - level) * clips.exo + level * options.exo_noise(clips.exo)
             shown = join_views(exo, latents[..., exo_width:])
         x = transformer_input(shown, clips.given).to(self.pipeline.transformer.dtype)
-        velocity = self._branch(x, timestep, self.text_branches[0])
+        velocity = self._branch(x, timestep, 0)
         if len(self.text_branches) == 2:
             if self._difference is None or step % options.unconditional_every == 0:
-                self._difference = velocity - self._branch(x, timestep, self.text_branches[1])
+                self._difference = velocity - self._branch(x, timestep, 1)
             velocity = velocity + (options.guidance_scale - 1.0) * self._difference
         ego = ego_velocity(
             config["prediction"], velocity[..., exo_width:], latents[..., exo_width:], clips.prior, sigma
         )
         return zero_exo_velocity(torch.cat([velocity[..., :exo_width], ego], dim=-1), exo_width)
 
-    def _branch(self, x: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def _branch(self, x: torch.Tensor, timestep: torch.Tensor, branch: int) -> torch.Tensor:
+        if self._guidance is not None and self._guidance.independent_exo:
+            memory = self._memories[branch]
+            self._guidance.memory = memory
+            if not memory.is_filled:
+                self._forward(x, torch.zeros_like(timestep), branch)
+                memory.is_filled = True
+        return self._forward(x, timestep, branch)
+
+    def _forward(self, x: torch.Tensor, timestep: torch.Tensor, branch: int) -> torch.Tensor:
         image = self.options.image_embeds
-        return self.pipeline.transformer(
-            hidden_states=x,
-            timestep=timestep.to(x.device).expand(len(x)),
-            encoder_hidden_states=text.to(x).expand(len(x), -1, -1),
-            encoder_hidden_states_image=None if image is None else image.to(x),
-            return_dict=False,
-        )[0].float()
+        with self.pipeline.guidance.active(self._guidance):
+            return self.pipeline.transformer(
+                hidden_states=x,
+                timestep=timestep.to(x.device).expand(len(x)),
+                encoder_hidden_states=self.text_branches[branch].to(x).expand(len(x), -1, -1),
+                encoder_hidden_states_image=None if image is None else image.to(x),
+                return_dict=False,
+            )[0].float()

@@ -15,6 +15,13 @@ def latent_strides(vae: Any) -> tuple[int, int]:
     return int(vae.config["scale_factor_temporal"]), int(vae.config["scale_factor_spatial"])
 
 
+def _device(vae: Any) -> torch.device:
+    """Where the autoencoder computes: offloading keeps its weights elsewhere until it is called."""
+    hook = getattr(vae, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return next(vae.parameters()).device if device is None else torch.device(device)
+
+
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     channels = vae.config["z_dim"]
     mean = vae.config["latents_mean"] or [0.0] * channels
@@ -41,7 +48,7 @@ def encode_video(
         generator: Randomness of the draw.
     """
     parameter = next(vae.parameters())
-    video = frames_BTCHW.to(parameter.device).float().div(127.5).sub(1).transpose(1, 2).to(parameter.dtype)
+    video = frames_BTCHW.to(_device(vae)).float().div(127.5).sub(1).transpose(1, 2).to(parameter.dtype)
     posterior = vae.encode(video).latent_dist
     latents = posterior.sample(generator) if sample else posterior.mode()
     mean, std = _statistics(vae, latents.float())
@@ -51,8 +58,8 @@ def encode_video(
 def decode_pixels(vae: Any, latents_BZFHW: torch.Tensor) -> torch.Tensor:
     """Returns frames ``[B, T, 3, H, W]`` in [-1, 1] of normalised latents, with gradients."""
     mean, std = _statistics(vae, latents_BZFHW.float())
-    parameter = next(vae.parameters())
-    return vae.decode((latents_BZFHW.float() * std + mean).to(parameter), return_dict=False)[0].float().transpose(1, 2)
+    latents = (latents_BZFHW.float() * std + mean).to(_device(vae), next(vae.parameters()).dtype)
+    return vae.decode(latents, return_dict=False)[0].float().transpose(1, 2)
 
 
 @torch.no_grad()

@@ -80,7 +80,11 @@ class LoraWeights:
 
     def compare(self, transformer: torch.nn.Module, targets: Iterable[str] = REFERENCE_TARGETS) -> LoraReport:
         """Returns the full key report against a transformer, which may live on the meta device."""
-        layers = {name: module for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+        layers = {  # a layer that carries a LoRA already is inside of it
+            name.removesuffix(".base_layer"): module
+            for name, module in transformer.named_modules()
+            if isinstance(module, torch.nn.Linear) and ".lora_" not in name
+        }
         wanted = {name for name in layers if ".attn" in name and name.endswith(tuple(f".{t}" for t in targets))}
         matched, mismatched, unexpected = [], [], list(self.unexplained)
         for name in sorted(self.down.keys() | self.up.keys()):
@@ -187,6 +191,7 @@ def load_lora(
         )
     ranks = {name: len(weights.down[name]) for name in report.matched}
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
+    compute_dtype = transformer.dtype
     transformer.add_adapter(
         LoraConfig(
             r=report.rank,
@@ -197,12 +202,24 @@ def load_lora(
         ),
         adapter_name=adapter_name,
     )
+    for name, parameter in transformer.named_parameters():
+        if f".{adapter_name}." in name and "lora_" in name:
+            # peft takes the type in which the base is stored; a quantised base computes in another one.
+            parameter.data = parameter.data.to(compute_dtype)
     state = {f"{name}.lora_A.weight": weights.down[name] for name in report.matched}
     state |= {f"{name}.lora_B.weight": weights.up[name] * scale for name in report.matched}
     outcome = set_peft_model_state_dict(transformer, state, adapter_name=adapter_name)
     if outcome.unexpected_keys:
         raise UserError(f"peft did not accept {len(outcome.unexpected_keys)} keys, e.g. {outcome.unexpected_keys[0]}")
     return report
+
+
+def load_loras(transformer: WanTransformer3DModel, sources: Iterable[str | Path]) -> list[LoraReport]:
+    """Adds several LoRA at once, unfused, so that their changes add up; see :func:`load_lora`."""
+    names = {f"lora{number}": source for number, source in enumerate(sources)}
+    reports = [load_lora(transformer, source, adapter_name=name) for name, source in names.items()]
+    transformer.set_adapters(list(names))  # peft uses only the last one otherwise
+    return reports
 
 
 def _first_faults(report: LoraReport) -> str:

@@ -56,6 +56,7 @@ class PlanConfig(BaseModel):
         budget_gb: Memory of the device.
         lora_rank: Rank of the LoRA; 0 means none.
         mode: Mode of geometry-guided attention.
+        keep_exo: Keys and values of exo tokens are computed once a clip and kept, for both branches of guidance.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class PlanConfig(BaseModel):
     budget_gb: float = Field(default=24.0, gt=0)
     lora_rank: int = Field(default=256, ge=0)
     mode: str = "blocks"
+    keep_exo: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,12 @@ def transformer_activation_bytes(
     return batch * (block + kept) + tables
 
 
+def exo_memory_bytes(config: dict[str, Any], layout: CanvasLayout, *, element: int = 2, branches: int = 2) -> int:
+    """Returns the size of the kept keys and values of all exo tokens in all layers."""
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    return branches * config["num_layers"] * 2 * layout.num_exo_tokens * width * element
+
+
 def vae_activation_bytes(base_dim: int, height: int, width: int, *, element: int = 2, frames: int = 4) -> int:
     """Returns the largest sum of temporary tensors of a Wan autoencoder, which works on four frames at a time.
 
@@ -219,13 +227,16 @@ def _plan(config: PlanConfig, name: str, together: bool, dtype: str, blocks: int
     ego_side = (side[0], VAE_TILE_PX if tiled else config.ego_width)
     decoding = vae_activation_bytes(96, *ego_side) / GIGABYTE
     denoising = transformer_activation_bytes(WAN_14B, layout, mode=config.mode) / GIGABYTE
+    if config.keep_exo:
+        # The pass that fills the memory has fewer tokens than the canvas, whose tensors are counted here.
+        denoising += exo_memory_bytes(WAN_14B, layout) / GIGABYTE
 
     def on_device(*names: str) -> tuple[str, float]:
         present = tuple(weights) if together else names
         return ", ".join(present), sum(weights[key] for key in present)
 
     stages = (
-        Stage("caption (once, then dropped)", *on_device("text_encoder"), 0.1),
+        Stage("caption (once)" if together else "caption (once, then dropped)", *on_device("text_encoder"), 0.1),
         Stage("first exo frame", *on_device("image_encoder"), 0.1),
         Stage("code exo and prior", *on_device("vae"), coding),
         Stage("denoise", *on_device("transformer"), denoising),
@@ -235,11 +246,21 @@ def _plan(config: PlanConfig, name: str, together: bool, dtype: str, blocks: int
         stages = (Stage("caption (layers streamed)", "text_encoder", 2.2, 0.1), *stages[1:])
     elif quantised and not together:
         stages = (Stage("caption (8-bit)", "text_encoder", counts["text_encoder"] / GIGABYTE, 0.1), *stages[1:])
-    return MemoryPlan(name, tuple(_settings(dtype, together, blocks, tiled, config.mode)), stages, config.budget_gb)
+    settings = _settings(dtype, together, blocks, tiled, config.mode)
+    if config.keep_exo:
+        share = layout.num_ego_tokens / layout.num_tokens
+        settings.append(f"exo keys and values kept ({share:.0%} of the tokens a step; for weights trained so)")
+    return MemoryPlan(name, tuple(settings), stages, config.budget_gb)
+
+
+_HOW = {
+    "int8": "8-bit: transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16), then load_lora",
+    "nf4": "4-bit: WanTransformer3DModel.from_pretrained(quantization_config=BitsAndBytesConfig(...)), then load_lora",
+}
 
 
 def _settings(dtype: str, together: bool, blocks: int | None, tiled: bool, mode: str) -> list[str]:
-    settings = [f"transformer weights {dtype}", f"geometry-guided attention: {mode}"]
+    settings = [f"transformer weights {_HOW.get(dtype, dtype)}", f"geometry-guided attention: {mode}"]
     if not together:
         settings.append("pipeline.enable_model_cpu_offload()")
     if blocks is not None:

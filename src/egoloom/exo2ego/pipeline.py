@@ -119,6 +119,7 @@ class EgoXPipeline(DiffusionPipeline):
                 f"{vae.config['z_dim']} of latents, {time_stride} of the mask, {vae.config['z_dim']} of the condition"
             )
         guidance.install(transformer)
+        self._empty_caption: torch.Tensor | None = None
 
     # --- preparation ------------------------------------------------------------------------------------------
 
@@ -271,10 +272,18 @@ class EgoXPipeline(DiffusionPipeline):
         if guidance_scale == 1.0:
             return [prompt_embeds]
         if negative_prompt_embeds is None:
-            negative_prompt_embeds = embed_texts(self.tokenizer, self.text_encoder, [""], length, text_dim)
-        if torch.equal(prompt_embeds, negative_prompt_embeds.expand_as(prompt_embeds)):
+            negative_prompt_embeds = self.empty_caption()
+        is_same_size = prompt_embeds.shape[1:] == negative_prompt_embeds.shape[1:]  # given ones may be shorter
+        if is_same_size and torch.equal(prompt_embeds, negative_prompt_embeds.expand_as(prompt_embeds)):
             return [prompt_embeds]  # both branches are the same network on the same input
         return [prompt_embeds, negative_prompt_embeds]
+
+    def empty_caption(self) -> torch.Tensor:
+        """Returns the embedding ``[1, L, D]`` of no caption, with which guidance compares, here and in training."""
+        if self._empty_caption is None:
+            length, text_dim = self.config["text_length"], self.transformer.config["text_dim"]
+            self._empty_caption = embed_texts(self.tokenizer, self.text_encoder, [""], length, text_dim)
+        return self._empty_caption
 
     @torch.no_grad()
     def encode_images(self, samples: Sequence[GeneratorSample]) -> torch.Tensor | None:

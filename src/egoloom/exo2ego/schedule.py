@@ -29,6 +29,11 @@ def build_scheduler(solver: str, flow_shift: float = 3.0) -> Any:
     raise UserError(f"Unknown solver: {solver!r}", allowed=", ".join(SOLVERS))
 
 
+def flow_shift(scheduler: Any) -> float:
+    """Returns the shift of a scheduler's noise levels; 1 where it has none."""
+    return float(scheduler.config.get("flow_shift") or scheduler.config.get("shift") or 1.0)
+
+
 def set_noise_levels(scheduler: Any, num_steps: int) -> None:
     """Sets the steps of a scheduler on the grid that the reference used.
 

@@ -1,24 +1,28 @@
 """The tiny generator that comes with the package, and how any generator is found by name or folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from egoloom.errors import UserError
+from egoloom.exo2ego.lora import load_loras
 from egoloom.exo2ego.pipeline import EgoXPipeline
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = ASSETS / "tiny-egox"
 
 
-def load_generator(model: str | Path = "builtin", lora: str | Path | None = None) -> EgoXPipeline:
+def load_generator(
+    model: str | Path = "builtin", lora: str | Path | Sequence[str | Path] | None = None
+) -> EgoXPipeline:
     """Returns a generator.
 
     Args:
         model: ``builtin`` for the one that ships, a folder that ``save_pretrained`` wrote, a run folder of
             ``egoloom exo2ego train``, or a local Wan image-to-video checkpoint.
-        lora: A LoRA file or folder to add.
+        lora: A LoRA file or folder to add, or several, e.g. that of EgoX and a step-distilled one.
 
     Raises:
         UserError: If there is no generator there.
@@ -43,6 +47,9 @@ def load_generator(model: str | Path = "builtin", lora: str | Path | None = None
         finally:
             enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
-    if lora is not None:
-        pipeline.load_lora(lora)
+    paths = [] if lora is None else [lora] if isinstance(lora, (str, Path)) else list(lora)
+    if len(paths) == 1:
+        pipeline.load_lora(paths[0])
+    elif paths:
+        load_loras(pipeline.transformer, paths)
     return pipeline

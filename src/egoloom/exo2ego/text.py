@@ -32,4 +32,4 @@ def embed_texts(tokenizer: Any, text_encoder: Any, captions: Sequence[str], leng
         list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).to(text_encoder.device)
     hidden = text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-    return hidden * tokens.attention_mask[..., None].to(hidden.dtype)
+    return hidden * tokens.attention_mask[..., None].to(hidden)

@@ -14,7 +14,6 @@ import torch
 
 from egoloom._distributed import from_main, open_accelerator
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import ActiveGuidance
 from egoloom.exo2ego.conditioning import join_views, noised_canvas, transformer_input
 from egoloom.exo2ego.latent_cache import LatentCache, coded_clips
 from egoloom.exo2ego.latents import decode_pixels
@@ -85,18 +84,22 @@ def generator_loss(
     if not clean_exo:
         level = sigma.view(-1, 1, 1, 1, 1)
         canvas = join_views((1 - level) * batch.exo + level * exo_noise, canvas[..., batch.layout.exo_width :])
-    text = torch.where(dropped.view(-1, 1, 1), torch.zeros_like(batch.text), batch.text)
-    guidance = None
-    scale = float(pipeline.guidance.config["scale_training"])
-    if config.geometry and batch.tables is not None and scale != 0:
-        mode = pipeline.guidance.config["mode"]
-        guidance = ActiveGuidance(batch.layout, batch.tables, scale, "cached" if mode == "blocks" else mode)
+    text = torch.where(dropped.view(-1, 1, 1), pipeline.empty_caption().to(batch.text), batch.text)
+    mode = pipeline.guidance.config["mode"]
+    guidance = pipeline.guidance.guide(
+        batch.layout,
+        batch.tables if config.geometry else None,
+        float(pipeline.guidance.config["scale_training"]),
+        "cached" if mode == "blocks" else mode,
+        device,
+    )
+    x = transformer_input(canvas, batch.given).to(pipeline.transformer.dtype)
     with pipeline.guidance.active(guidance):
         output = (model or pipeline.transformer)(
-            hidden_states=transformer_input(canvas, batch.given),
+            hidden_states=x,
             timestep=sigma * NUM_TRAIN_TIMESTEPS,
-            encoder_hidden_states=text,
-            encoder_hidden_states_image=batch.image,
+            encoder_hidden_states=text.to(x),
+            encoder_hidden_states_image=None if batch.image is None else batch.image.to(x),
             return_dict=False,
         )[0]
     width = batch.layout.exo_width
@@ -243,6 +246,9 @@ def _trainable_parameters(pipeline: EgoXPipeline, config: GeneratorTraining) -> 
                 )
         for name, parameter in transformer.named_parameters():
             parameter.requires_grad_("lora_" in name)
+            if "lora_" in name:
+                # peft takes the base's type; bfloat16 would round away steps of a learning rate of 2e-5.
+                parameter.data = parameter.data.float()
     return _named_parameters(pipeline)
 
 

@@ -65,7 +65,7 @@ def ingest(
             _write_depth(store, recording.video_id, one, copied)
             present.add(Modality.DEPTH)
         calibrated = _write_calibration(store, recording, one, copied)
-        extra = {"prompt": str(one.entry.get("prompt", "")), "calibrated": str(calibrated).lower()}
+        extra = {"prompt": str(one.entry.get("prompt") or ""), "calibrated": str(calibrated).lower()}
         if recording.view == "exo":
             extra["ego_calibration"] = _write_wearer(store, one)
         return [
