@@ -12,8 +12,6 @@ from egoloom.exo2ego.samples import GeneratorSample
 
 # Arms and hands, and most things that they hold, are thinner than twice this.
 LIMB_RADIUS_M = 0.06
-# Where poses are exact, the wearer's head ends this near to the camera; the upper arms begin soon behind.
-HEAD_RADIUS_M = 0.2
 
 
 def generator_prior_config(*, is_metric: bool) -> PriorConfig:
