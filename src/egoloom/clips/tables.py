@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from egoloom.clips.files import atomic_path
+from egoloom.clips.parquet import read_parquet
 from egoloom.clips.schema import HAND_OBJECT_HEADS, Clip, Modality, Video
 from egoloom.errors import UserError
 
@@ -121,7 +122,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     # One open file: a reader that opened it twice (footer, then data) could meet two versions of a replaced table.
-    table = pq.read_table(pa.BufferReader(path.read_bytes()))
+    table = read_parquet(pa.BufferReader(path.read_bytes()))
     missing = [name for name in schema.names if name not in table.column_names and not _may_lack(name)]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}", allowed=", ".join(schema.names))

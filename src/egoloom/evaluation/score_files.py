@@ -182,10 +182,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_parquet(path: Path) -> dict[str, Any]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from egoloom.clips.parquet import read_parquet
 
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a parquet file: {error}") from error
     columns = {}

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from egoloom.clips.files import atomic_path
+from egoloom.clips.parquet import read_parquet
 from egoloom.errors import UserError
 
 
@@ -45,7 +46,7 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         UserError: If it is missing or damaged.
     """
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         return {name: table[name].to_numpy() for name in table.column_names}
     except (OSError, pa.ArrowException, ValueError) as error:  # damaged text is a ValueError
         raise UserError(f"Cannot read the table {path}: {error}", fix="compute the modality again") from error
