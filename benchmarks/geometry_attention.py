@@ -30,8 +30,8 @@ import torch
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from egoloom.clips.files import write_text
-from egoloom.exo2ego.attention import ActiveGuidance, attend
 from egoloom.exo2ego.bias import DirectionTables
+from egoloom.exo2ego.guided_attention import ActiveGuidance, attend
 from egoloom.exo2ego.layout import CanvasLayout
 
 HEAD_DIM = 128

@@ -10,9 +10,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 
-from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance, attend
+from egoloom.exo2ego.attention import GeometryGuidance
 from egoloom.exo2ego.bias import DirectionTables, ego_row_bias, geometry_bias
 from egoloom.exo2ego.geometry import direction_tables
+from egoloom.exo2ego.guided_attention import ActiveGuidance, attend
 from egoloom.exo2ego.layout import CanvasLayout
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gga"

@@ -8,10 +8,11 @@ import torch
 
 from egoloom.cli.exo2ego import main
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance, attend
+from egoloom.exo2ego.attention import GeometryGuidance
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.denoising import Denoiser
 from egoloom.exo2ego.exo_memory import ExoMemory
+from egoloom.exo2ego.guided_attention import ActiveGuidance, attend
 from egoloom.exo2ego.layout import CanvasLayout
 from egoloom.exo2ego.memory_plan import WAN_14B, exo_memory_bytes
 from egoloom.exo2ego.pipeline import EgoXPipeline

@@ -25,7 +25,8 @@ MEASURE = """
 import json, sys, torch
 from pathlib import Path
 from diffusers import WanTransformer3DModel
-from egoloom.exo2ego.attention import ActiveGuidance, GeometryGuidance
+from egoloom.exo2ego.attention import GeometryGuidance
+from egoloom.exo2ego.guided_attention import ActiveGuidance
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.layout import CanvasLayout
 

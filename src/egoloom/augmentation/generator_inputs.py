@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from egoloom.augmentation.raw_video import VIDEO_SUFFIXES, RawVideoConfig, is_video, take_from_video
-from egoloom.augmentation.samples import generator_prior_config, generator_sample, resize
+from egoloom.augmentation.samples import exo_width_px, generator_prior_config, generator_sample, resize
 from egoloom.augmentation.takes import ExoTake, ego_video, load_take, wearer_mask
 from egoloom.clips import Clip, ClipStore, Modality
 from egoloom.errors import UserError
@@ -21,8 +21,6 @@ from egoloom.exo2ego.lazy_samples import LazySamples, SampleSource
 from egoloom.exo2ego.prior import PriorConfig
 from egoloom.exo2ego.samples import GeneratorSample
 from egoloom.ingest.egox import EgoXTake, read_takes
-
-GRID_PX = 8  # of widths: autoencoder stride times patch size
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,8 @@ class TakeSource:
         """Returns exo and recorded ego frames as the sample holds them; no prior is rendered."""
         take, side_px = self.load(), self.size_px
         assert take.truth_TCHW is not None
-        height, width = take.exo_TCHW.shape[2:]
-        # The width that `generator_sample` gives them.
-        exo_width_px = max(GRID_PX, round(side_px * width / height / GRID_PX) * GRID_PX)
-        return resize(take.exo_TCHW, side_px, exo_width_px), resize(take.truth_TCHW, side_px, side_px)
+        width_px = exo_width_px(take, side_px)
+        return resize(take.exo_TCHW, side_px, width_px), resize(take.truth_TCHW, side_px, side_px)
 
 
 def training_samples(

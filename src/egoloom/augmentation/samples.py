@@ -12,6 +12,7 @@ from egoloom.exo2ego.samples import GeneratorSample
 
 # Arms and hands, and most things that they hold, are thinner than twice this.
 LIMB_RADIUS_M = 0.06
+GRID_PX = 8  # of widths: autoencoder stride times patch size
 
 
 def generator_prior_config(*, is_metric: bool) -> PriorConfig:
@@ -45,7 +46,12 @@ def render_prior(take: ExoTake, *, size_px: int, config: PriorConfig) -> EgoPrio
 
 
 def generator_sample(
-    take: ExoTake, *, size_px: int, grid_px: int = 8, time_stride: int = 4, prior_config: PriorConfig | None = None
+    take: ExoTake,
+    *,
+    size_px: int,
+    grid_px: int = GRID_PX,
+    time_stride: int = 4,
+    prior_config: PriorConfig | None = None,
 ) -> tuple[GeneratorSample, EgoPrior]:
     """Returns the generator's inputs for a take, and its prior.
 
@@ -60,8 +66,7 @@ def generator_sample(
         The sample (with the recorded ego frames as truth where the take has them) and the prior.
     """
     prior = render_prior(take, size_px=size_px, config=prior_config or generator_prior_config(is_metric=False))
-    height, width = take.exo_TCHW.shape[2:]
-    exo_width = max(grid_px, round(size_px * width / height / grid_px) * grid_px)
+    exo_width = exo_width_px(take, size_px, grid_px)
     # One scale for the whole clip, so that geometry and picture agree with the rendered prior.
     depth = torch.from_numpy(take.depth_THW) * float(prior.depth_scale)
     geometry = geometry_from_cameras(
@@ -83,6 +88,12 @@ def generator_sample(
         wearer_THW=None if take.wearer_THW is None else resize_mask(take.wearer_THW, size_px),
     )
     return sample, prior
+
+
+def exo_width_px(take: ExoTake, height_px: int, grid_px: int = GRID_PX) -> int:
+    """Returns the width of exo frames of a height: the video's shape, rounded to a multiple of ``grid_px``."""
+    height, width = take.exo_TCHW.shape[2:]
+    return max(grid_px, round(height_px * width / height / grid_px) * grid_px)
 
 
 def resize_mask(mask_THW: np.ndarray, side_px: int) -> torch.Tensor:

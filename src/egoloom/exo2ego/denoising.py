@@ -11,10 +11,10 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import ActiveGuidance, GuidanceMode, check_mode
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.conditioning import join_views, transformer_input, zero_exo_velocity
 from egoloom.exo2ego.exo_memory import ExoMemory
+from egoloom.exo2ego.guided_attention import ActiveGuidance, GuidanceMode, check_mode
 from egoloom.exo2ego.latents import encode_video, latent_strides
 from egoloom.exo2ego.layout import CanvasLayout
 from egoloom.exo2ego.prediction import ego_velocity

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from pydantic import BaseModel, ConfigDict, Field
 
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import MAX_BLOCK_ROWS
+from egoloom.exo2ego.guided_attention import MAX_BLOCK_ROWS
 from egoloom.exo2ego.layout import CanvasLayout
 
 GIGABYTE = 1e9

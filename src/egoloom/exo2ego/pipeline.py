@@ -16,11 +16,12 @@ from diffusers import DiffusionPipeline, WanTransformer3DModel
 from diffusers.utils import BaseOutput
 
 from egoloom.errors import UserError
-from egoloom.exo2ego.attention import GeometryGuidance, GuidanceMode
+from egoloom.exo2ego.attention import GeometryGuidance
 from egoloom.exo2ego.bias import DirectionTables
 from egoloom.exo2ego.codec import PatchAutoencoder
 from egoloom.exo2ego.conditioning import canvas_mask, condition
 from egoloom.exo2ego.denoising import Denoiser, PreparedClips, StepOptions
+from egoloom.exo2ego.guided_attention import GuidanceMode
 from egoloom.exo2ego.latents import decode_video, encode_video, latent_strides
 from egoloom.exo2ego.layout import CanvasLayout
 from egoloom.exo2ego.lora import LoraReport, LoraWeights, load_lora
